@@ -1,0 +1,325 @@
+package record
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/binary"
+	"hash"
+	"math"
+
+	"golang.org/x/crypto/chacha20poly1305"
+)
+
+// suite is what the record layer needs to know of a cipher suite.
+type suite struct {
+	version uint16
+	hash    func() hash.Hash
+	hashLen int
+	keyLen  int
+	ivLen   int  // 4: TLS 1.2 GCM, the other 8 bytes of the nonce travel in the record
+	chacha  bool // ChaCha20-Poly1305, else AES-GCM
+}
+
+func (s *suite) explicitLen() int { return nonceLen - s.ivLen }
+
+const nonceLen = 12
+
+var (
+	aes128GCM13 = suite{TLS13, sha256.New, sha256.Size, 16, 12, false}
+	aes256GCM13 = suite{TLS13, sha512.New384, sha512.Size384, 32, 12, false}
+	chacha13    = suite{TLS13, sha256.New, sha256.Size, 32, 12, true}
+	aes128GCM12 = suite{TLS12, sha256.New, sha256.Size, 16, 4, false}
+	aes256GCM12 = suite{TLS12, sha512.New384, sha512.Size384, 32, 4, false}
+	chacha12    = suite{TLS12, sha256.New, sha256.Size, 32, 12, true}
+)
+
+// lookup knows the suites by their IANA numbers. The TLS 1.2 ones are those of
+// RFC 5288, 5289 and 7905 that crypto/tls negotiates.
+func lookup(version, id uint16) *suite {
+	var s *suite
+	switch id {
+	case 0x1301:
+		s = &aes128GCM13
+	case 0x1302:
+		s = &aes256GCM13
+	case 0x1303:
+		s = &chacha13
+	case 0x009c, 0xc02b, 0xc02f:
+		s = &aes128GCM12
+	case 0x009d, 0xc02c, 0xc030:
+		s = &aes256GCM12
+	case 0xcca8, 0xcca9:
+		s = &chacha12
+	}
+	if s == nil || s.version != version {
+		return nil
+	}
+	return s
+}
+
+// Supported reports whether this package serves the suite (its IANA number, as
+// in crypto/tls) in the version.
+func Supported(version, suite uint16) bool { return lookup(version, suite) != nil }
+
+// Limit returns how many records one key may seal: 2^24.5 for AES-GCM in
+// TLS 1.3 (RFC 8446, 5.5). ChaCha20-Poly1305 and TLS 1.2 have no limit below
+// that of the sequence number.
+func Limit(version, id uint16) uint64 {
+	if s := lookup(version, id); s != nil && s.version == TLS13 && !s.chacha {
+		return 23726566
+	}
+	return math.MaxUint64
+}
+
+// Keys is all that one direction of an association needs. Whoever holds it
+// holds the connection: it is not logged and not written to files.
+type Keys struct {
+	Version uint16 // TLS12 or TLS13
+	Suite   uint16 // IANA number
+
+	// Secret is the TLS 1.3 traffic secret. Key and IV follow from it; it
+	// is empty in TLS 1.2, and where only Key and IV are known. Without it
+	// a TLS 1.3 association cannot rekey.
+	Secret []byte
+	Key    []byte
+	IV     []byte // implicit part of the nonce: 4 bytes in TLS 1.2 GCM, else 12
+
+	Epoch uint64 // how many times the direction was rekeyed before
+	Seq   uint64 // sequence number of the next record
+}
+
+// TrafficKeys returns the TLS 1.3 keys that follow from a traffic secret
+// (RFC 8446, 7.3), at epoch 0 and sequence number 0. It keeps a copy of secret.
+func TrafficKeys(suite uint16, secret []byte) (Keys, error) {
+	k := Keys{Version: TLS13, Suite: suite, Secret: bytes.Clone(secret)}
+	return k, k.derive()
+}
+
+// derive fills Key and IV from Secret where they are missing and checks the
+// lengths of what is there.
+func (k *Keys) derive() error {
+	s := lookup(k.Version, k.Suite)
+	if s == nil {
+		return ErrSuite
+	}
+	if k.Version == TLS13 && len(k.Key) == 0 && len(k.IV) == 0 {
+		if len(k.Secret) != s.hashLen {
+			return ErrKeyLength
+		}
+		var err error
+		if k.Key, err = expandLabel(s, k.Secret, "key", s.keyLen); err != nil {
+			return err
+		}
+		if k.IV, err = expandLabel(s, k.Secret, "iv", s.ivLen); err != nil {
+			return err
+		}
+	}
+	if len(k.Key) != s.keyLen || len(k.IV) != s.ivLen {
+		return ErrKeyLength
+	}
+	if len(k.Secret) != 0 && (k.Version != TLS13 || len(k.Secret) != s.hashLen) {
+		return ErrKeyLength
+	}
+	return nil
+}
+
+// Next returns the keys after a KeyUpdate (RFC 8446, 7.2): the next epoch, from
+// sequence number 0. The error is [ErrNoSecret] where there is no traffic
+// secret, as always in TLS 1.2.
+func (k Keys) Next() (Keys, error) {
+	s := lookup(k.Version, k.Suite)
+	if s == nil {
+		return Keys{}, ErrSuite
+	}
+	if len(k.Secret) == 0 {
+		return Keys{}, ErrNoSecret
+	}
+	next, err := expandLabel(s, k.Secret, "traffic upd", s.hashLen)
+	if err != nil {
+		return Keys{}, err
+	}
+	n := Keys{Version: k.Version, Suite: k.Suite, Secret: next, Epoch: k.Epoch + 1}
+	return n, n.derive()
+}
+
+// Clone returns a copy that shares no memory with k.
+func (k Keys) Clone() Keys {
+	k.Secret, k.Key, k.IV = bytes.Clone(k.Secret), bytes.Clone(k.Key), bytes.Clone(k.IV)
+	return k
+}
+
+// Wipe overwrites the secret parts in place: every Keys that shares its slices
+// is wiped with it.
+func (k *Keys) Wipe() {
+	clear(k.Secret)
+	clear(k.Key)
+	clear(k.IV)
+	k.Secret, k.Key, k.IV = nil, nil, nil
+}
+
+// expandLabel is HKDF-Expand-Label with an empty context (RFC 8446, 7.1).
+func expandLabel(s *suite, secret []byte, label string, n int) ([]byte, error) {
+	info := make([]byte, 0, 32)
+	info = binary.BigEndian.AppendUint16(info, uint16(n))
+	info = append(info, byte(len("tls13 ")+len(label)))
+	info = append(info, "tls13 "...)
+	info = append(info, label...)
+	info = append(info, 0)
+	return hkdf.Expand(s.hash, secret, string(info), n)
+}
+
+// KeyBlock returns the keys of both directions of a TLS 1.2 association
+// (RFC 5246, 6.3). The sequence numbers are 1: the Finished messages, the only
+// records under these keys so far, had 0.
+func KeyBlock(suite uint16, master, clientRandom, serverRandom []byte) (client, server Keys, err error) {
+	s := lookup(TLS12, suite)
+	if s == nil {
+		return client, server, ErrSuite
+	}
+	seed := make([]byte, 0, 96)
+	seed = append(seed, "key expansion"...)
+	seed = append(seed, serverRandom...)
+	seed = append(seed, clientRandom...)
+	b := prf12(s.hash, master, seed, 2*(s.keyLen+s.ivLen))
+	take := func(n int) []byte { out := b[:n:n]; b = b[n:]; return out }
+	client = Keys{Version: TLS12, Suite: suite, Seq: 1}
+	server = client
+	client.Key, server.Key = take(s.keyLen), take(s.keyLen)
+	client.IV, server.IV = take(s.ivLen), take(s.ivLen)
+	return client, server, nil
+}
+
+// prf12 is P_hash of RFC 5246, 5; seed starts with the label.
+func prf12(h func() hash.Hash, secret, seed []byte, n int) []byte {
+	mac := hmac.New(h, secret)
+	mac.Write(seed)
+	a := mac.Sum(nil)
+	out := make([]byte, 0, n+mac.Size())
+	for len(out) < n {
+		mac.Reset()
+		mac.Write(a)
+		mac.Write(seed)
+		out = mac.Sum(out)
+		mac.Reset()
+		mac.Write(a)
+		a = mac.Sum(a[:0])
+	}
+	return out[:n]
+}
+
+// half is what Sealer and Opener share: the key of one direction and where it
+// stands. Secret, key and iv lie in arrays so that an idle half is one small
+// allocation; the AEAD object, ten times larger, is made at its first use.
+type half struct {
+	suite  *suite
+	id     uint16
+	aead   cipher.AEAD
+	seq    uint64
+	epoch  uint64
+	secret [sha512.Size384]byte
+	key    [32]byte
+	iv     [nonceLen]byte
+	nonce  [nonceLen]byte
+	aad    [13]byte
+	hasSec bool
+}
+
+func (h *half) init(k Keys) error {
+	if len(k.Key) == 0 {
+		defer func() { clear(k.Key); clear(k.IV) }() // derived here, of use to nobody else
+	}
+	if err := k.derive(); err != nil {
+		return err
+	}
+	h.suite, h.id = lookup(k.Version, k.Suite), k.Suite
+	h.seq, h.epoch = k.Seq, k.Epoch
+	h.hasSec = len(k.Secret) > 0
+	copy(h.secret[:], k.Secret)
+	copy(h.key[:], k.Key)
+	copy(h.iv[:], k.IV)
+	h.aead = nil
+	return nil
+}
+
+// ready makes the AEAD object. It fails only where GODEBUG=fips140=only
+// forbids nonces of our own; see Usable.
+func (h *half) ready() error {
+	if h.aead != nil {
+		return nil
+	}
+	var err error
+	h.aead, err = newAEAD(h.suite, h.key[:h.suite.keyLen])
+	return err
+}
+
+func newAEAD(s *suite, key []byte) (cipher.AEAD, error) {
+	if s.chacha {
+		return chacha20poly1305.New(key)
+	}
+	b, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(b)
+}
+
+// Usable returns nil where this process may seal and open records of the
+// suite, or the reason why not: under GODEBUG=fips140=only Go refuses AES-GCM
+// with a caller's nonces, and ChaCha20-Poly1305 altogether.
+func Usable(version, suite uint16) error {
+	s := lookup(version, suite)
+	if s == nil {
+		return ErrSuite
+	}
+	_, err := newAEAD(s, make([]byte, s.keyLen))
+	return err
+}
+
+// keys returns a copy of the keys at the next sequence number.
+func (h *half) keys() Keys {
+	k := Keys{Version: h.suite.version, Suite: h.id, Epoch: h.epoch, Seq: h.seq,
+		Key: bytes.Clone(h.key[:h.suite.keyLen]), IV: bytes.Clone(h.iv[:h.suite.ivLen])}
+	if h.hasSec {
+		k.Secret = bytes.Clone(h.secret[:h.suite.hashLen])
+	}
+	return k
+}
+
+// next replaces the keys by those of the next epoch.
+func (h *half) next() error {
+	k := h.keys()
+	defer k.Wipe()
+	n, err := k.Next()
+	if err != nil {
+		return err
+	}
+	defer n.Wipe()
+	return h.init(n)
+}
+
+// wipe forgets the keys. The AEAD object's key schedule is Go's to collect.
+func (h *half) wipe() {
+	clear(h.secret[:])
+	clear(h.key[:])
+	clear(h.iv[:])
+	clear(h.nonce[:])
+	h.aead, h.hasSec = nil, false
+}
+
+// setNonce is the nonce of RFC 8446, 5.3 and RFC 7905, 2: iv xor number.
+func (h *half) setNonce(seq uint64) {
+	copy(h.nonce[:], h.iv[:])
+	binary.BigEndian.PutUint64(h.nonce[4:], binary.BigEndian.Uint64(h.iv[4:])^seq)
+}
+
+// setAAD12 is the additional data of RFC 5246, 6.2.3.3.
+func (h *half) setAAD12(seq uint64, typ ContentType, n int) {
+	binary.BigEndian.PutUint64(h.aad[:], seq)
+	h.aad[8], h.aad[9], h.aad[10] = byte(typ), 3, 3
+	binary.BigEndian.PutUint16(h.aad[11:], uint16(n))
+}

@@ -76,4 +76,7 @@ var (
 	// ErrNoSecret is returned by [Keys.Next] when there is no TLS 1.3
 	// traffic secret to go on from.
 	ErrNoSecret = errors.New("record: no traffic secret to derive the next keys from")
+
+	// errWiped is the caller's mistake, not the peer's.
+	errWiped = errors.New("record: the keys were wiped")
 )

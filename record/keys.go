@@ -97,12 +97,13 @@ type Keys struct {
 // (RFC 8446, 7.3), at epoch 0 and sequence number 0. It keeps a copy of secret.
 func TrafficKeys(suite uint16, secret []byte) (Keys, error) {
 	k := Keys{Version: TLS13, Suite: suite, Secret: bytes.Clone(secret)}
-	return k, k.derive()
+	err := k.Derive()
+	return k, err
 }
 
-// derive fills Key and IV from Secret where they are missing and checks the
-// lengths of what is there.
-func (k *Keys) derive() error {
+// Derive fills Key and IV from Secret where they are missing, and checks the
+// lengths of what is there. The errors are [ErrSuite] and [ErrKeyLength].
+func (k *Keys) Derive() error {
 	s := lookup(k.Version, k.Suite)
 	if s == nil {
 		return ErrSuite
@@ -144,7 +145,8 @@ func (k Keys) Next() (Keys, error) {
 		return Keys{}, err
 	}
 	n := Keys{Version: k.Version, Suite: k.Suite, Secret: next, Epoch: k.Epoch + 1}
-	return n, n.derive()
+	err = n.Derive()
+	return n, err
 }
 
 // Clone returns a copy that shares no memory with k.
@@ -227,13 +229,14 @@ type half struct {
 	nonce  [nonceLen]byte
 	aad    [13]byte
 	hasSec bool
+	wiped  bool // the zeros in key are no key
 }
 
 func (h *half) init(k Keys) error {
-	if len(k.Key) == 0 {
+	if len(k.Key) == 0 && len(k.IV) == 0 {
 		defer func() { clear(k.Key); clear(k.IV) }() // derived here, of use to nobody else
 	}
-	if err := k.derive(); err != nil {
+	if err := k.Derive(); err != nil {
 		return err
 	}
 	h.suite, h.id = lookup(k.Version, k.Suite), k.Suite
@@ -251,6 +254,9 @@ func (h *half) init(k Keys) error {
 func (h *half) ready() error {
 	if h.aead != nil {
 		return nil
+	}
+	if h.wiped {
+		return errWiped
 	}
 	var err error
 	h.aead, err = newAEAD(h.suite, h.key[:h.suite.keyLen])
@@ -280,10 +286,14 @@ func Usable(version, suite uint16) error {
 	return err
 }
 
-// keys returns a copy of the keys at the next sequence number.
+// keys returns a copy of the keys at the next sequence number. After wipe it
+// has no Key, Secret or IV.
 func (h *half) keys() Keys {
-	k := Keys{Version: h.suite.version, Suite: h.id, Epoch: h.epoch, Seq: h.seq,
-		Key: bytes.Clone(h.key[:h.suite.keyLen]), IV: bytes.Clone(h.iv[:h.suite.ivLen])}
+	k := Keys{Version: h.suite.version, Suite: h.id, Epoch: h.epoch, Seq: h.seq}
+	if h.wiped {
+		return k
+	}
+	k.Key, k.IV = bytes.Clone(h.key[:h.suite.keyLen]), bytes.Clone(h.iv[:h.suite.ivLen])
 	if h.hasSec {
 		k.Secret = bytes.Clone(h.secret[:h.suite.hashLen])
 	}
@@ -308,7 +318,7 @@ func (h *half) wipe() {
 	clear(h.key[:])
 	clear(h.iv[:])
 	clear(h.nonce[:])
-	h.aead, h.hasSec = nil, false
+	h.aead, h.hasSec, h.wiped = nil, false, true
 }
 
 // setNonce is the nonce of RFC 8446, 5.3 and RFC 7905, 2: iv xor number.

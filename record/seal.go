@@ -61,6 +61,9 @@ func (s *Sealer) Left() uint64 {
 // that is impossible; then nothing has changed.
 func (s *Sealer) Next() error { return s.next() }
 
+// CanNext reports whether Next works: the keys came with a traffic secret.
+func (s *Sealer) CanNext() bool { return s.hasSec }
+
 // Wipe overwrites the keys. The sealer is of no use afterwards.
 func (s *Sealer) Wipe() { s.wipe() }
 

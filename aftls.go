@@ -1,0 +1,109 @@
+// Package aftls makes a TLS connection a socket. The handshake stays in
+// crypto/tls; then the keys are handed over to a record layer of this package,
+// from which the connection is read, written, fed from files, rekeyed, and
+// moved to another place while it lives.
+//
+// [Conn] is what most programs want: a net.Conn that takes care of alerts,
+// session tickets and KeyUpdates by itself. [Listen], [NewListener], [Dialer],
+// [Client] and [Server] make one from a crypto/tls Config. [Socket] is the
+// record layer alone, for programs that bring their own keys and policy.
+//
+// # What is promised
+//
+// Neither type lets a byte around the record layer: they hide the descriptor
+// of the connection underneath, and after any failure the connection is dead,
+// never plaintext. One reader and one writer may run at once; more of them
+// wait for each other. Reading never waits for writing.
+//
+// Every error but io.EOF is a *net.OpError around one that says who is to
+// blame: [AlertError] and [PeerError] the peer, [TruncatedError] and
+// [CarrierError] the network, the Err variables and net.ErrClosed the caller.
+// A deadline gives os.ErrDeadlineExceeded and can be moved to go on; n then
+// counts what is committed, of which the rest is sent by the next call. io.EOF
+// is returned only after the peer said that it ends (close_notify).
+package aftls
+
+import (
+	"crypto/tls"
+	"net"
+
+	"github.com/aftls/aftls/record"
+)
+
+// Provider is who does the record work of one direction.
+type Provider uint8
+
+const (
+	Auto        Provider = iota // the best that works here
+	Soft                        // this package's own engine, in this process
+	Passthrough                 // crypto/tls; never asked for, see [ErrPassthrough]
+)
+
+func (p Provider) String() string {
+	return [...]string{"auto", "soft", "passthrough"}[p]
+}
+
+// Direction is one of the two directions of a connection; each has keys of its
+// own.
+type Direction uint8
+
+const (
+	Send Direction = iota
+	Receive
+)
+
+func (d Direction) String() string { return [...]string{"send", "receive"}[d] }
+
+// Options are what a connection can be told beyond its tls.Config. The zero
+// value is good.
+type Options struct {
+	// Provider asks for one provider instead of the best.
+	Provider Provider
+
+	// RequireSocket makes passthrough an error: where crypto/tls would have
+	// to keep the record layer the handshake fails with ErrPassthrough.
+	RequireSocket bool
+
+	// MaxRecords rekeys after so many records under one key instead of the
+	// limit of the cipher (RFC 8446, 5.5), which it never raises. In TLS
+	// 1.2, which cannot rekey, it ends the connection with ErrKeyLimit.
+	MaxRecords uint64
+
+	// Padding pads the records of TLS 1.3 to a multiple of so many bytes of
+	// content, to hide their length (RFC 8446, 5.4).
+	Padding int
+
+	// HandshakeError is told of every connection that a Listener gave up:
+	// its address, and why. It may be called by many goroutines at once.
+	HandshakeError func(peer net.Addr, err error)
+}
+
+// Info is the state of a connection at one moment.
+type Info struct {
+	Send, Receive DirectionInfo
+	Resumed       bool // the handshake continued an earlier session
+}
+
+// DirectionInfo is the state of one direction. Records, Bytes and Rekeys count
+// since this process took the connection; Bytes are application data. In
+// passthrough only Provider, Version, Suite and Reason are known.
+type DirectionInfo struct {
+	Provider Provider
+	Reason   string // why not a better provider, in words
+	Version  uint16
+	Suite    uint16
+	Epoch    uint64 // how often the direction was rekeyed since the handshake
+	Seq      uint64 // number of the next record under the present key
+	Records  uint64
+	Bytes    uint64
+	Rekeys   uint64
+}
+
+// SuiteName is the name of the cipher suite.
+func (i DirectionInfo) SuiteName() string { return tls.CipherSuiteName(i.Suite) }
+
+// VersionName is the name of the protocol version.
+func (i DirectionInfo) VersionName() string { return tls.VersionName(i.Version) }
+
+// Keys are the keys of one direction.
+type Keys = record.Keys

@@ -1,0 +1,54 @@
+package aftls
+
+import (
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// attempt is a handshake under way in a Listener. It knows since when it waits
+// for its peer.
+type attempt struct {
+	net.Conn
+	from  netip.Prefix
+	since atomic.Int64 // start of the wait in unix nanoseconds, 0 while computing
+	given atomic.Pointer[error]
+}
+
+// waiting is since when the peer has to answer, or 0.
+func (a *attempt) waiting() int64 { return a.since.Load() }
+
+// giveUp makes the handshake fail with err.
+func (a *attempt) giveUp(err error) {
+	a.given.CompareAndSwap(nil, &err)
+	a.Conn.Close()
+}
+
+func (a *attempt) Read(p []byte) (int, error) {
+	a.since.Store(time.Now().UnixNano())
+	defer a.since.Store(0)
+	return a.Conn.Read(p)
+}
+
+func (a *attempt) Write(p []byte) (int, error) {
+	a.since.Store(time.Now().UnixNano())
+	defer a.since.Store(0)
+	return a.Conn.Write(p)
+}
+
+// network is what counts as one address: an IPv4 address, or the /64 that one
+// subscriber has of IPv6. Unix sockets are all one.
+func network(a net.Addr) netip.Prefix {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{}
+	}
+	ip := t.AddrPort().Addr().Unmap()
+	bits := 32
+	if ip.Is6() {
+		bits = 64
+	}
+	p, _ := ip.Prefix(bits)
+	return p
+}

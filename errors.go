@@ -1,0 +1,115 @@
+package aftls
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/aftls/aftls/record"
+)
+
+// Errors that blame the caller, or the circumstances. Each comes wrapped in a
+// *net.OpError; compare with errors.Is.
+var (
+	// ErrControl stops Socket.Read and Socket.WriteTo in front of a control
+	// record: ReadRecord takes it. A Conn never returns it.
+	ErrControl = errors.New("aftls: a control record is next: take it with ReadRecord")
+
+	// ErrDetached is the answer of everything that was detached.
+	ErrDetached = errors.New("aftls: the association was detached and lives elsewhere")
+
+	// ErrSpent is returned for a State that was resumed or encoded before.
+	ErrSpent = errors.New("aftls: this state was used before; a state is good for one Resume")
+
+	// ErrState is returned for bytes that are no encoded State.
+	ErrState = errors.New("aftls: not an encoded state of this version of aftls")
+
+	// ErrNoKeys is the answer of a direction that has no keys yet.
+	ErrNoKeys = errors.New("aftls: this direction has no keys: call SetKeys first")
+
+	// ErrKeyReuse is returned for keys and a number that were used to send
+	// on this socket before (a nonce must never be used twice).
+	ErrKeyReuse = errors.New("aftls: the key was used on this socket, and the number is below the next one")
+
+	// ErrKeyLimit ends the sending side when its key has sealed as many
+	// records as it may and there is no secret to derive the next one from.
+	ErrKeyLimit = errors.New("aftls: the key has reached its limit and cannot be replaced: open a new connection")
+
+	// ErrNoRekey is returned by Rekey in TLS 1.2, and without a secret.
+	ErrNoRekey = errors.New("aftls: this connection cannot rekey: that needs TLS 1.3 and a traffic secret")
+
+	// ErrShutdown is returned for writes after CloseWrite.
+	ErrShutdown = errors.New("aftls: write after CloseWrite")
+
+	// ErrTooLarge is returned by WriteRecord for more than 16384 bytes.
+	ErrTooLarge = errors.New("aftls: a record holds at most 16384 bytes")
+
+	// ErrRecordType is returned by Conn.WriteRecord for types that the Conn
+	// has to send itself. Use Rekey, CloseWrite or a Socket.
+	ErrRecordType = errors.New("aftls: a Conn sends this type of record itself: use Rekey or CloseWrite, or a Socket")
+
+	// ErrPassthrough is returned for what needs a socket on a connection
+	// whose record layer stayed with crypto/tls. The error says why it did.
+	ErrPassthrough = errors.New("aftls: crypto/tls keeps the record layer of this connection")
+
+	// ErrNoExporter is returned by ExportKeyingMaterial after Resume in
+	// another process.
+	ErrNoExporter = errors.New("aftls: keying material can only be exported where the handshake was")
+)
+
+// AlertError is a fatal alert from the peer: it ended the connection.
+type AlertError struct{ Alert record.Alert }
+
+func (e *AlertError) Error() string {
+	return fmt.Sprintf("aftls: the peer ended the connection with alert %v", e.Alert)
+}
+
+// PeerError is a violation of the protocol by the peer, or by somebody on the
+// way. The connection is dead; the peer was sent Alert if it could be reached.
+type PeerError struct {
+	Alert  record.Alert
+	Reason string
+}
+
+func (e *PeerError) Error() string {
+	return fmt.Sprintf("aftls: the peer broke the protocol (answered with alert %v): %s", e.Alert, e.Reason)
+}
+
+// TruncatedError is the end of the carrier without close_notify: somebody may
+// have cut off the rest. It also Is io.ErrUnexpectedEOF.
+type TruncatedError struct {
+	InRecord bool // the end came inside a record
+}
+
+func (e *TruncatedError) Error() string {
+	if e.InRecord {
+		return "aftls: the connection ended inside a record: data may be missing"
+	}
+	return "aftls: the connection ended without close_notify: data may be missing"
+}
+
+// Is makes the error equal to io.ErrUnexpectedEOF.
+func (e *TruncatedError) Is(target error) bool { return target == io.ErrUnexpectedEOF }
+
+// CarrierError is an error of the connection underneath.
+type CarrierError struct{ Err error }
+
+func (e *CarrierError) Error() string { return "aftls: carrier: " + e.Err.Error() }
+func (e *CarrierError) Unwrap() error { return e.Err }
+
+// opError dresses every error but io.EOF. net/http tells the ends of
+// connections from broken requests by this type.
+func opError(op string, carrier net.Conn, err error) error {
+	if err == nil || err == io.EOF {
+		return err
+	}
+	e := &net.OpError{Op: op, Net: "tls", Err: err}
+	if a := carrier.LocalAddr(); a != nil {
+		e.Net, e.Source = a.Network(), a
+	}
+	if a := carrier.RemoteAddr(); a != nil {
+		e.Addr = a
+	}
+	return e
+}

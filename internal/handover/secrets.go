@@ -1,0 +1,192 @@
+package handover
+
+import (
+	"bytes"
+	"crypto/fips140"
+	"crypto/tls"
+	"encoding/hex"
+	"fmt"
+	"io"
+
+	"github.com/aftls/aftls/record"
+)
+
+// logged is what the key log of this one connection said. The key log is per
+// connection, not shared and sorted by client random: with Encrypted Client
+// Hello the logged random is the inner hello's, which never shows on the wire.
+type logged struct {
+	clientTraffic, serverTraffic []byte // TLS 1.3, epoch 0
+	master                       []byte // TLS 1.2, full handshakes only
+}
+
+func (l *logged) wipe() {
+	clear(l.clientTraffic)
+	clear(l.serverTraffic)
+	clear(l.master)
+	*l = logged{}
+}
+
+// keyLog receives the key log of one connection and passes it on to the
+// writer that the user had set, if any. crypto/tls holds a lock of the whole
+// process meanwhile: there is nothing slow here.
+type keyLog struct {
+	w    *wire
+	next io.Writer
+}
+
+func (k *keyLog) Write(line []byte) (int, error) {
+	label, rest, _ := bytes.Cut(line, []byte(" "))
+	_, secret, _ := bytes.Cut(bytes.TrimSuffix(rest, []byte("\n")), []byte(" "))
+	var to *[]byte
+	switch string(label) {
+	case "CLIENT_TRAFFIC_SECRET_0":
+		to = &k.w.logged.clientTraffic
+	case "SERVER_TRAFFIC_SECRET_0":
+		to = &k.w.logged.serverTraffic
+	case "CLIENT_RANDOM":
+		to = &k.w.logged.master
+	}
+	if to != nil {
+		b := make([]byte, hex.DecodedLen(len(secret)))
+		if _, err := hex.Decode(b, secret); err != nil {
+			return 0, fmt.Errorf("handover: key log line of crypto/tls: %w", err)
+		}
+		*to = b
+	}
+	if k.next != nil {
+		return k.next.Write(line)
+	}
+	return len(line), nil
+}
+
+// usable says why this process may not seal records itself.
+func usable(version, suite uint16) error {
+	if !fips140.Enforced() {
+		return nil // and no need to make a cipher to find out
+	}
+	if err := record.Usable(version, suite); err != nil {
+		return fmt.Errorf("GODEBUG=fips140=only leaves the records to crypto/tls: %w", err)
+	}
+	return nil
+}
+
+// keys13 derives the TLS 1.3 keys. All numbers are 0 but one: a server has
+// sent its session tickets under the application key already, over as many
+// records as they needed. They are found by trial: of the records sent since
+// the secret was logged, the first that opens with number 0 starts the epoch,
+// and every one behind it must open too.
+func (w *wire) keys13(suite uint16) (client, server record.Keys, err error) {
+	if w.logged.clientTraffic == nil || w.logged.serverTraffic == nil {
+		return client, server, fmt.Errorf("%w: no traffic secrets were logged", errSecrets)
+	}
+	if client, err = record.TrafficKeys(suite, w.logged.clientTraffic); err != nil {
+		return client, server, fmt.Errorf("%w: %w", errSecrets, err)
+	}
+	if server, err = record.TrafficKeys(suite, w.logged.serverTraffic); err != nil {
+		return client, server, fmt.Errorf("%w: %w", errSecrets, err)
+	}
+	if w.client || len(w.appRecords) == 0 {
+		return client, server, nil
+	}
+	o, err := record.NewOpener(server)
+	if err != nil {
+		return client, server, fmt.Errorf("%w: %w", errSecrets, err)
+	}
+	defer o.Wipe()
+	scratch := make([]byte, record.MaxRecord)
+	for _, rec := range w.appRecords {
+		if _, _, err := o.Open(scratch, rec); err != nil && o.Seq() > 0 {
+			return client, server, fmt.Errorf("%w: own record %d does not open", errSecrets, o.Seq())
+		}
+	}
+	server.Seq = o.Seq()
+	return client, server, nil
+}
+
+// masterLen is the length of a TLS 1.2 master secret (RFC 5246, 8.1), and
+// masterAt where it stands in the encoding of a tls.SessionState in Go 1.26.
+const (
+	masterLen = 48
+	masterAt  = 14
+)
+
+// keys12 derives the TLS 1.2 keys. A full handshake logs its master secret. A
+// resumed one logs nothing: the secret is then inside the encoding of the
+// session, which is opaque, so every place is a candidate, the known one first.
+// Our own Finished, the last handshake record sent, tells which is right.
+func (w *wire) keys12(suite uint16, cs tls.ConnectionState) (client, server record.Keys, err error) {
+	const random, randomEnd = 6, 38 // handshake header, version, 32 bytes
+	if len(w.clientHello) < randomEnd || len(w.serverHello) < randomEnd {
+		return client, server, fmt.Errorf("%w: no hello messages were seen", errSecrets)
+	}
+	cr, sr := w.clientHello[random:randomEnd], w.serverHello[random:randomEnd]
+	scratch := make([]byte, record.MaxRecord)
+	fits := func(master []byte) bool {
+		if client, server, err = record.KeyBlock(suite, master, cr, sr); err != nil {
+			return false
+		}
+		own := server
+		if w.client {
+			own = client
+		}
+		own.Seq = 0
+		o, err := record.NewOpener(own)
+		if err != nil {
+			return false
+		}
+		defer o.Wipe()
+		typ, _, err := o.Open(scratch, w.lastSent)
+		return err == nil && typ == record.Handshake
+	}
+	if m := w.logged.master; m != nil {
+		if fits(m) {
+			return client, server, nil
+		}
+		return client, server, fmt.Errorf("%w: the logged master secret does not fit our Finished", errSecrets)
+	}
+	for _, st := range w.resumable(cs) {
+		b, err := st.Bytes()
+		if err != nil {
+			continue
+		}
+		found := false
+		for _, at := range append([]int{masterAt}, offsets(len(b)-masterLen)...) {
+			if at+masterLen <= len(b) && fits(b[at:at+masterLen]) {
+				found = true
+				break
+			}
+		}
+		clear(b)
+		if found {
+			return client, server, nil
+		}
+	}
+	return client, server, fmt.Errorf("%w: the master secret of the resumed session was not found", errSecrets)
+}
+
+// offsets is 0 to last, for an encoding that is not laid out as expected.
+func offsets(last int) []int {
+	var o []int
+	for i := 0; i <= last; i++ {
+		o = append(o, i)
+	}
+	return o
+}
+
+// resumable lists the sessions that this TLS 1.2 connection may have resumed.
+func (w *wire) resumable(cs tls.ConnectionState) []*tls.SessionState {
+	s := w.sessions
+	if w.client {
+		return s
+	}
+	ticket := sessionTicket(w.clientHello)
+	if len(ticket) == 0 {
+		return s
+	}
+	for _, c := range w.configs {
+		if st, err := c.DecryptTicket(ticket, cs); err == nil && st != nil {
+			s = append(s, st)
+		}
+	}
+	return s
+}

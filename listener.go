@@ -1,0 +1,277 @@
+package aftls
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Limits of a Listener. They bound what clients that never finish can hold.
+const (
+	handshakeSlots   = 1024             // handshakes at once
+	handshakeTimeout = 10 * time.Second // for each
+	readyConns       = 128              // finished and not yet accepted
+	shareDivisor     = 8                // one address may hold 1/8 of the slots when they run out
+)
+
+var errEvicted = errors.New("aftls: handshake given up for a newer one: it waited longest for its peer")
+
+// Listener accepts TLS connections: Accept returns them when their handshake is
+// done. Handshakes run at once, up to 1,024 of them, each for at most 10
+// seconds. When more clients come, the handshake that has waited longest for
+// its peer is given up, first among the addresses (IPv6: /64 networks) that
+// hold more than an eighth of the slots. At most 128 finished connections wait
+// for Accept; then the listener stops to take new ones.
+type Listener struct {
+	inner  net.Listener
+	config *tls.Config
+	opt    Options
+
+	ready chan *Conn
+	slots chan struct{}
+	done  chan struct{} // closed by Close
+	over  chan struct{} // closed when inner fails for good
+	err   error         // then, why
+	once  sync.Once
+	wg    sync.WaitGroup
+
+	mu      sync.Mutex
+	pending map[*attempt]struct{}
+	share   map[netip.Prefix]int
+	limit   int // of share
+	timeout time.Duration
+}
+
+// Listen listens on a TCP address or Unix socket, with config for every
+// connection. config must not be changed but through its methods.
+func Listen(network, addr string, config *tls.Config, opt Options) (*Listener, error) {
+	inner, err := net.Listen(network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return NewListener(inner, config, opt), nil
+}
+
+// NewListener returns a listener that takes its carriers from inner, and closes
+// it when it is closed.
+func NewListener(inner net.Listener, config *tls.Config, opt Options) *Listener {
+	return newListener(inner, config, opt, handshakeSlots, readyConns, handshakeTimeout)
+}
+
+func newListener(inner net.Listener, config *tls.Config, opt Options, slots, ready int, timeout time.Duration) *Listener {
+	l := &Listener{
+		inner: inner, config: config, opt: opt,
+		ready:   make(chan *Conn, ready),
+		slots:   make(chan struct{}, slots),
+		done:    make(chan struct{}),
+		over:    make(chan struct{}),
+		pending: make(map[*attempt]struct{}),
+		share:   make(map[netip.Prefix]int),
+		limit:   max(slots/shareDivisor, 1),
+		timeout: timeout,
+	}
+	l.wg.Add(1)
+	go l.run()
+	return l
+}
+
+// Accept returns the next connection whose handshake is done, a [*Conn]. After
+// Close the error is net.ErrClosed, and otherwise that of the inner listener.
+func (l *Listener) Accept() (net.Conn, error) {
+	c, err := l.AcceptConn()
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// AcceptConn is Accept with the type that it returns.
+func (l *Listener) AcceptConn() (*Conn, error) {
+	select {
+	case <-l.done: // a closed listener gives out nothing more
+		return nil, l.closedError()
+	default:
+	}
+	select {
+	case c := <-l.ready:
+		return c, nil
+	case <-l.over:
+		// What was ready before the inner listener failed is still good.
+		select {
+		case c := <-l.ready:
+			return c, nil
+		default:
+			return nil, l.err
+		}
+	case <-l.done:
+		return nil, l.closedError()
+	}
+}
+
+func (l *Listener) closedError() error {
+	return &net.OpError{Op: "accept", Net: l.Addr().Network(), Addr: l.Addr(), Err: net.ErrClosed}
+}
+
+// Addr is that of the inner listener.
+func (l *Listener) Addr() net.Addr { return l.inner.Addr() }
+
+// Close closes the inner listener, gives up the handshakes under way and closes
+// the connections that nobody accepted. It returns when all of that is done.
+func (l *Listener) Close() error {
+	err := l.closedError()
+	l.once.Do(func() {
+		close(l.done)
+		err = l.inner.Close()
+		l.mu.Lock()
+		for a := range l.pending {
+			a.giveUp(net.ErrClosed)
+		}
+		l.mu.Unlock()
+	})
+	l.wg.Wait()
+	for {
+		select {
+		case c := <-l.ready:
+			c.Close()
+		default:
+			return err
+		}
+	}
+}
+
+// run takes carriers from the inner listener until it is closed.
+func (l *Listener) run() {
+	defer l.wg.Done()
+	defer close(l.over)
+	var pause time.Duration
+	for {
+		carrier, err := l.inner.Accept()
+		if err != nil {
+			//lint:ignore SA1019 net.Listener has no other word for "out of descriptors, try again"
+			if ne, ok := err.(net.Error); ok && ne.Temporary() && !errors.Is(err, net.ErrClosed) {
+				l.report(l.Addr(), err)
+				pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+				select {
+				case <-time.After(pause):
+					continue
+				case <-l.done:
+				}
+			}
+			l.err = err
+			return
+		}
+		pause = 0
+		if !l.takeSlot() {
+			carrier.Close()
+			l.err = l.closedError()
+			return
+		}
+		l.wg.Add(1)
+		go l.handshake(l.begin(carrier))
+	}
+}
+
+func (l *Listener) report(peer net.Addr, err error) {
+	if l.opt.HandshakeError != nil {
+		l.opt.HandshakeError(peer, err)
+	}
+}
+
+// takeSlot waits for a slot, and makes one free if it can. It answers false
+// when the listener is closed.
+func (l *Listener) takeSlot() bool {
+	select {
+	case l.slots <- struct{}{}:
+		return true
+	default:
+	}
+	for {
+		l.evict()
+		select {
+		case l.slots <- struct{}{}:
+			return true
+		case <-l.done:
+			return false
+		case <-time.After(50 * time.Millisecond):
+			// Every handshake was computing or ready; now one may wait.
+		}
+	}
+}
+
+// evict gives up the handshake that has waited longest for its peer. One that
+// computes, or waits for Accept, is never the peer's fault.
+func (l *Listener) evict() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var oldest *attempt
+	var over bool
+	for a := range l.pending {
+		if a.waiting() == 0 || a.given.Load() != nil {
+			continue
+		}
+		o := l.share[a.from] > l.limit
+		if oldest == nil || o && !over || o == over && a.waiting() < oldest.waiting() {
+			oldest, over = a, o
+		}
+	}
+	if oldest != nil {
+		oldest.giveUp(errEvicted)
+	}
+}
+
+func (l *Listener) begin(carrier net.Conn) *attempt {
+	a := &attempt{Conn: carrier, from: network(carrier.RemoteAddr())}
+	l.mu.Lock()
+	l.pending[a] = struct{}{}
+	l.share[a.from]++
+	l.mu.Unlock()
+	return a
+}
+
+func (l *Listener) end(a *attempt) {
+	l.mu.Lock()
+	delete(l.pending, a)
+	if l.share[a.from]--; l.share[a.from] == 0 {
+		delete(l.share, a.from)
+	}
+	l.mu.Unlock()
+	<-l.slots
+}
+
+// handshake runs in a goroutine of its own, whose large stack dies with it: the
+// connection is served on another.
+func (l *Listener) handshake(a *attempt) {
+	defer l.wg.Done()
+	defer l.end(a)
+	select {
+	case <-l.done: // Close did not see this attempt
+		a.giveUp(net.ErrClosed)
+	default:
+	}
+	a.Conn.SetDeadline(time.Now().Add(l.timeout))
+	c, err := server(context.Background(), a.Conn, a, l.config, l.opt)
+	if err == nil {
+		err = a.Conn.SetDeadline(time.Time{})
+	}
+	if err != nil {
+		if given := a.given.Load(); given != nil {
+			err = *given
+		}
+		if c != nil {
+			c.Close()
+		}
+		if !errors.Is(err, net.ErrClosed) {
+			l.report(a.Conn.RemoteAddr(), err)
+		}
+		return
+	}
+	select {
+	case l.ready <- c:
+	case <-l.done:
+		c.Close()
+	}
+}

@@ -1,0 +1,395 @@
+package aftls
+
+import (
+	"crypto/sha256"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/aftls/aftls/internal/soft"
+	"github.com/aftls/aftls/record"
+)
+
+// closeTimeout is the longest that Close takes, and the longest that a last
+// alert may wait for a carrier that cannot be asked whether it would block.
+const closeTimeout = 5 * time.Second
+
+// turn is how many bytes are written before control records, alerts and rekeys
+// get their chance again.
+const turn = 1 << 20
+
+// Socket is the record layer of one association: keys in, records through. It
+// knows no handshake and sends nothing by itself but the alert for a record
+// that it had to refuse. [Conn] is a Socket with the policy that most programs
+// want.
+//
+// One reader and one writer may run at once. The methods that read wait for
+// each other, and so do those that write; reading never waits for writing.
+type Socket struct {
+	carrier net.Conn
+
+	rmu  sync.Mutex
+	recv *soft.Receiver
+	rerr error // sticky, of the receiving side
+
+	wmu  sync.Mutex
+	send *soft.Sender
+	werr error // sticky, of the sending side
+	shut bool  // close_notify is sealed
+	used []usedKey
+
+	// duties is what a Conn has to send before the next data record. It runs
+	// under wmu and does not block.
+	duties func() error
+
+	life  atomic.Int32
+	dead  atomic.Pointer[error] // ends both directions
+	owed  atomic.Int32          // the alert to send as soon as wmu is free, plus 1
+	ended atomic.Bool           // the peer's close_notify was read
+
+	dmu sync.Mutex // deadlines, against Close and Detach
+}
+
+const (
+	alive int32 = iota
+	closed
+	detached
+)
+
+// usedKey is a sending key that a caller had set, and its next number.
+type usedKey struct {
+	key  [sha256.Size]byte
+	next uint64
+}
+
+// NewSocket returns a socket on carrier, a stream, without keys. The carrier
+// then belongs to the socket: nobody else may read, write or close it.
+func NewSocket(carrier net.Conn, opt Options) *Socket {
+	return newSocket(carrier, opt, nil, nil, nil)
+}
+
+func newSocket(carrier net.Conn, opt Options, unsent, ciphertext, plaintext []byte) *Socket {
+	return &Socket{
+		carrier: carrier,
+		recv:    soft.NewReceiver(carrier, ciphertext, plaintext),
+		send:    soft.NewSender(carrier, unsent, opt.MaxRecords, opt.Padding),
+	}
+}
+
+// SetKeys keys one direction, from its next record on. k is copied. For Send
+// the error is [ErrKeyReuse] if the key was used on this socket before and
+// k.Seq is below the next number of it, or if k.Epoch is not above the present
+// one after a Rekey.
+func (s *Socket) SetKeys(d Direction, k record.Keys) error {
+	if d == Receive {
+		s.rmu.Lock()
+		defer s.unlockRead()
+		if err := s.check(); err != nil {
+			return opError("set keys", s.carrier, err)
+		}
+		return opError("set keys", s.carrier, s.recv.SetKeys(k))
+	}
+	s.wmu.Lock()
+	defer s.unlockWrite()
+	if err := s.check(); err != nil {
+		return opError("set keys", s.carrier, err)
+	}
+	return opError("set keys", s.carrier, s.setSendKeys(k))
+}
+
+func (s *Socket) setSendKeys(k record.Keys) error {
+	k = k.Clone()
+	defer k.Wipe()
+	if err := k.Derive(); err != nil {
+		return err
+	}
+	id := fingerprint(k)
+	if cur, err := s.send.Keys(); err == nil {
+		// The key in use goes on the list with what it has come to; keys that
+		// Rekey derived are not there, and their epochs never come back.
+		if curID := fingerprint(cur); curID != id && s.send.Stats().Rekeys.Load() > 0 && k.Epoch <= cur.Epoch {
+			cur.Wipe()
+			return ErrKeyReuse
+		} else if !s.remember(curID, cur.Seq) {
+			s.used = append(s.used, usedKey{curID, cur.Seq})
+		}
+		cur.Wipe()
+	}
+	for _, u := range s.used {
+		if u.key == id && k.Seq < u.next {
+			return ErrKeyReuse
+		}
+	}
+	return s.send.SetKeys(k)
+}
+
+func (s *Socket) remember(id [sha256.Size]byte, next uint64) bool {
+	for i := range s.used {
+		if s.used[i].key == id {
+			s.used[i].next = max(s.used[i].next, next)
+			return true
+		}
+	}
+	return false
+}
+
+func fingerprint(k record.Keys) [sha256.Size]byte {
+	h := sha256.New()
+	h.Write(k.Key)
+	h.Write(k.IV)
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// check says why the socket can be used no more, or nil.
+func (s *Socket) check() error {
+	switch s.life.Load() {
+	case closed:
+		return net.ErrClosed
+	case detached:
+		return ErrDetached
+	}
+	if err := s.dead.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Read reads application data into p: from as many records as are there and
+// fit, waiting for the first only. p is scratch beyond n. In front of a control
+// record it returns n = 0 and [ErrControl], until ReadRecord has taken it.
+func (s *Socket) Read(p []byte) (n int, err error) {
+	s.rmu.Lock()
+	defer s.unlockRead()
+	n, err = s.read(p)
+	return n, opError("read", s.carrier, err)
+}
+
+func (s *Socket) read(p []byte) (int, error) {
+	if err := s.readable(); err != nil {
+		return 0, err
+	}
+	n, err := s.recv.Read(p)
+	if err != nil {
+		err = s.readFailed(err)
+	}
+	return n, err
+}
+
+func (s *Socket) readable() error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	return s.rerr
+}
+
+// readFailed gives an error of the receiver its meaning.
+func (s *Socket) readFailed(err error) error {
+	if life := s.life.Load(); life != alive {
+		return s.check()
+	}
+	switch err {
+	case soft.ErrControl:
+		return ErrControl
+	case soft.ErrNoKeys:
+		return ErrNoKeys
+	case io.EOF:
+		s.rerr = &TruncatedError{}
+		if s.ended.Load() {
+			s.rerr = io.EOF
+		}
+		return s.rerr
+	case io.ErrUnexpectedEOF:
+		s.rerr = &TruncatedError{InRecord: true}
+		return s.rerr
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return os.ErrDeadlineExceeded
+	}
+	if errors.Is(err, net.ErrClosed) {
+		return net.ErrClosed
+	}
+	if e, ok := errors.AsType[*record.Error](err); ok {
+		return s.refuse(e)
+	}
+	s.rerr = &CarrierError{err}
+	return s.rerr
+}
+
+// refuse ends the association because of what the peer sent.
+func (s *Socket) refuse(e *record.Error) error {
+	return s.abort(&PeerError{Alert: e.Alert, Reason: e.Reason}, e.Alert)
+}
+
+// abort ends the association with err and sends the peer a fatal alert, without
+// waiting for a writer. It returns the error that the association died of,
+// which is another one if it was dead already.
+func (s *Socket) abort(err error, alert record.Alert) error {
+	if s.dead.CompareAndSwap(nil, &err) {
+		s.owed.Store(int32(alert) + 1)
+		if s.wmu.TryLock() {
+			s.unlockWrite()
+		}
+	}
+	return *s.dead.Load()
+}
+
+// ReadRecord reads one record, or the rest of one that a short p left: its type
+// and payload. Control records are never merged; data of one record at a time
+// is returned as ApplicationData.
+func (s *Socket) ReadRecord(p []byte) (typ record.ContentType, n int, err error) {
+	s.rmu.Lock()
+	defer s.unlockRead()
+	if err = s.readable(); err == nil {
+		typ, n, err = s.readRecord(p)
+	}
+	return typ, n, opError("read", s.carrier, err)
+}
+
+func (s *Socket) readRecord(p []byte) (typ record.ContentType, n int, err error) {
+	if err := s.recv.Next(); err != nil {
+		return 0, 0, s.readFailed(err)
+	}
+	if typ, b, ok := s.recv.Control(); ok {
+		if typ == record.AlertRecord && len(b) == 2 && record.Alert(b[1]) == record.CloseNotify {
+			s.ended.Store(true)
+		}
+		n = copy(p, b)
+		s.recv.Consume(n)
+		return typ, n, nil
+	}
+	n = copy(p, s.recv.Plain())
+	s.recv.Take(n)
+	return record.ApplicationData, n, nil
+}
+
+// WaitRead waits until Read or ReadRecord would not block. Meanwhile it holds
+// no buffer.
+func (s *Socket) WaitRead() error {
+	s.rmu.Lock()
+	defer s.unlockRead()
+	return opError("read", s.carrier, s.waitRead())
+}
+
+func (s *Socket) waitRead() error {
+	if err := s.readable(); err != nil {
+		return err
+	}
+	if err := s.recv.Next(); err != nil {
+		return s.readFailed(err)
+	}
+	return nil
+}
+
+// WriteTo writes application data to w until the stream ends or a control
+// record is next, for which the error is [ErrControl]. Data that was read when
+// w fails is lost.
+func (s *Socket) WriteTo(w io.Writer) (n int64, err error) {
+	return writeTo(w, s.WaitRead, s.Read)
+}
+
+// writeTo keeps no lock while w is written to: w may be slow for ever.
+func writeTo(w io.Writer, wait func() error, read func([]byte) (int, error)) (n int64, err error) {
+	for {
+		if err := wait(); err != nil {
+			return n, noEOF(err)
+		}
+		b := soft.Lend()
+		m, rerr := read(b)
+		var wrote int
+		if m > 0 {
+			wrote, err = w.Write(b[:m])
+			n += int64(wrote)
+		}
+		soft.Return(b)
+		switch {
+		case err != nil:
+			return n, err
+		case wrote < m:
+			return n, io.ErrShortWrite
+		case rerr != nil:
+			return n, noEOF(rerr)
+		}
+	}
+}
+
+func noEOF(err error) error {
+	if err == io.EOF {
+		return nil
+	}
+	return err
+}
+
+// unlockRead gives up rmu. Whoever holds it while Close runs closes the
+// receiver on the way out.
+func (s *Socket) unlockRead() {
+	for {
+		if s.life.Load() == closed {
+			s.recv.Close(net.ErrClosed)
+		}
+		over := s.life.Load()
+		s.rmu.Unlock()
+		if s.life.Load() == over || !s.rmu.TryLock() {
+			return
+		}
+	}
+}
+
+// NetConn returns the carrier. Reading or writing it breaks the association.
+func (s *Socket) NetConn() net.Conn { return s.carrier }
+
+// LocalAddr and RemoteAddr are those of the carrier.
+func (s *Socket) LocalAddr() net.Addr  { return s.carrier.LocalAddr() }
+func (s *Socket) RemoteAddr() net.Addr { return s.carrier.RemoteAddr() }
+
+// SetDeadline sets both deadlines.
+func (s *Socket) SetDeadline(t time.Time) error {
+	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
+}
+
+// SetReadDeadline ends reads with os.ErrDeadlineExceeded at t. They can go on
+// after a later deadline is set; nothing is lost.
+func (s *Socket) SetReadDeadline(t time.Time) error {
+	s.dmu.Lock()
+	defer s.dmu.Unlock()
+	if s.life.Load() != alive {
+		return opError("set", s.carrier, s.check())
+	}
+	return s.carrier.SetReadDeadline(t)
+}
+
+// SetWriteDeadline ends writes with os.ErrDeadlineExceeded at t: nothing is
+// sealed after it. What is sealed by then counts, and what of that is unsent,
+// at most one batch of 16 records, goes out first in the next call.
+func (s *Socket) SetWriteDeadline(t time.Time) error {
+	s.dmu.Lock()
+	defer s.dmu.Unlock()
+	if s.life.Load() != alive {
+		return opError("set", s.carrier, s.check())
+	}
+	s.send.SetDeadline(t)
+	return s.carrier.SetWriteDeadline(t)
+}
+
+// Info returns the state of both directions. It does not wait for readers or
+// writers.
+func (s *Socket) Info() Info {
+	return Info{Send: directionInfo(s.send.Stats()), Receive: directionInfo(s.recv.Stats())}
+}
+
+func directionInfo(st *soft.Stats) DirectionInfo {
+	return DirectionInfo{
+		Provider: Soft,
+		Reason:   "this version of aftls has one provider, soft",
+		Version:  uint16(st.Version.Load()),
+		Suite:    uint16(st.Suite.Load()),
+		Epoch:    st.Epoch.Load(),
+		Seq:      st.Seq.Load(),
+		Records:  st.Records.Load(),
+		Bytes:    st.Bytes.Load(),
+		Rekeys:   st.Rekeys.Load(),
+	}
+}

@@ -1,0 +1,320 @@
+package aftls
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/aftls/aftls/internal/soft"
+	"github.com/aftls/aftls/record"
+)
+
+// lockWrite takes wmu if the sending side still works. Otherwise it returns why
+// not, and wmu is not held.
+func (s *Socket) lockWrite() error {
+	s.wmu.Lock()
+	if err := s.writable(); err != nil {
+		s.unlockWrite()
+		return err
+	}
+	return nil
+}
+
+func (s *Socket) writable() error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	if s.werr != nil {
+		return s.werr
+	}
+	if s.shut {
+		return ErrShutdown
+	}
+	return nil
+}
+
+// unlockWrite gives up wmu and sends the alert that a reader owes the peer:
+// one that found wmu taken leaves it to the holder.
+func (s *Socket) unlockWrite() {
+	for {
+		if a := s.owed.Swap(0); a != 0 && s.life.Load() == alive && s.werr == nil && !s.shut {
+			s.shut = true
+			if s.send.Seal(record.AlertRecord, []byte{record.LevelFatal, byte(a - 1)}) == nil && !s.send.TryFlush() {
+				// Nobody may wait here, and the carrier might.
+				go s.lastFlush()
+				return
+			}
+		}
+		s.wmu.Unlock()
+		if s.owed.Load() == 0 || !s.wmu.TryLock() {
+			return
+		}
+	}
+}
+
+// lastFlush sends the last bytes of a dead association. It holds wmu.
+func (s *Socket) lastFlush() {
+	s.dmu.Lock()
+	if s.life.Load() == alive {
+		s.carrier.SetWriteDeadline(time.Now().Add(closeTimeout))
+	}
+	s.dmu.Unlock()
+	s.send.Flush()
+	s.wmu.Unlock()
+}
+
+// prepare does the duties of a Conn. It runs in front of every turn.
+func (s *Socket) prepare() error {
+	if err := s.writable(); err != nil {
+		return err
+	}
+	if s.duties != nil {
+		if err := s.duties(); err != nil {
+			return s.writeFailed(err)
+		}
+	}
+	return nil
+}
+
+// writeFailed gives an error of the sender its meaning.
+func (s *Socket) writeFailed(err error) error {
+	if s.life.Load() != alive {
+		return s.check()
+	}
+	switch {
+	case err == soft.ErrNoKeys:
+		return ErrNoKeys
+	case err == record.ErrTooLarge:
+		return ErrTooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return os.ErrDeadlineExceeded
+	case errors.Is(err, net.ErrClosed):
+		return net.ErrClosed
+	case err == record.ErrKeyLimit, err == ErrKeyLimit:
+		s.werr = ErrKeyLimit
+	default:
+		s.werr = &CarrierError{err}
+	}
+	return s.werr
+}
+
+// Write seals p in records of up to 16384 bytes and sends them, up to 16 with
+// one system call. n counts what was sealed: it is committed to be sent. p is
+// not kept. Writes do not mix.
+func (s *Socket) Write(p []byte) (n int, err error) {
+	if err := s.lockWrite(); err != nil {
+		return 0, opError("write", s.carrier, err)
+	}
+	defer s.unlockWrite()
+	for {
+		if err = s.prepare(); err != nil || len(p) == 0 {
+			break
+		}
+		var m int
+		m, err = s.send.WriteOne(p, turn)
+		n, p = n+m, p[m:]
+		if err = s.outcome(err); err != nil {
+			break
+		}
+		if len(p) == 0 {
+			break
+		}
+	}
+	return n, opError("write", s.carrier, err)
+}
+
+// outcome is nil where the next prepare can mend what stopped a write: a key
+// that is used up, if it can be replaced.
+func (s *Socket) outcome(err error) error {
+	if err == nil || err == record.ErrKeyLimit && s.duties != nil {
+		return nil
+	}
+	return s.writeFailed(err)
+}
+
+// WriteBuffers is Write for several slices, packed into common records. Like
+// net.Buffers.WriteTo, which must not be used here as it makes a record of
+// every slice, it takes from v what it wrote.
+func (s *Socket) WriteBuffers(v *net.Buffers) (n int64, err error) {
+	if err := s.lockWrite(); err != nil {
+		return 0, opError("write", s.carrier, err)
+	}
+	defer s.unlockWrite()
+	for {
+		if err = s.prepare(); err != nil {
+			break
+		}
+		var m int
+		m, err = s.send.Write((*[][]byte)(v), turn)
+		n += int64(m)
+		if err = s.outcome(err); err != nil || len(*v) == 0 {
+			break
+		}
+	}
+	return n, opError("write", s.carrier, err)
+}
+
+// WriteRecord sends one record of any type, in order with the data around it.
+// Its payload, at most 16384 bytes, goes into one record; for ApplicationData
+// too. A KeyUpdate has to be followed by SetKeys. After a close_notify alert
+// every write is [ErrShutdown].
+func (s *Socket) WriteRecord(typ record.ContentType, p []byte) error {
+	if err := s.lockWrite(); err != nil {
+		return opError("write", s.carrier, err)
+	}
+	defer s.unlockWrite()
+	return opError("write", s.carrier, s.writeRecord(typ, p))
+}
+
+func (s *Socket) writeRecord(typ record.ContentType, p []byte) error {
+	if err := s.prepare(); err != nil {
+		return err
+	}
+	if typ == record.ApplicationData && s.send.Left() == 0 {
+		return s.writeFailed(record.ErrKeyLimit)
+	}
+	if err := s.send.Seal(typ, p); err != nil {
+		return s.writeFailed(err)
+	}
+	if typ == record.AlertRecord && len(p) == 2 && record.Alert(p[1]) == record.CloseNotify {
+		s.shut = true
+	}
+	if err := s.send.Flush(); err != nil {
+		return s.writeFailed(err)
+	}
+	return nil
+}
+
+// ReadFrom sends what src holds, until it ends. Regular files are read straight
+// into the records, up to 16 of them at once; what a pipe or a connection has
+// ready is sent before more is waited for. n counts what was sealed, and where
+// src is a regular file its offset agrees with n. An error of src is returned
+// as it is. Other writes may come between, at the latest after 1 MiB.
+func (s *Socket) ReadFrom(src io.Reader) (n int64, err error) {
+	left := int64(1<<63 - 1)
+	lr, limited := src.(*io.LimitedReader)
+	if limited {
+		left, src = lr.N, lr.R
+	}
+	from := soft.NewSource(src)
+	defer from.Drop()
+	for left > 0 && err == nil {
+		var m int64
+		m, err = s.readFromTurn(from, left)
+		n, left = n+m, left-m
+	}
+	if limited {
+		lr.N = left
+	}
+	return n, noEOF(err)
+}
+
+func (s *Socket) readFromTurn(from *soft.Source, left int64) (n int64, err error) {
+	if err := s.lockWrite(); err != nil {
+		return 0, opError("write", s.carrier, err)
+	}
+	locked := true
+	defer func() {
+		if locked {
+			s.unlockWrite()
+		}
+	}()
+	for n < min(left, turn) {
+		if err := s.plan(from, left-n); err != nil {
+			return n, opError("write", s.carrier, err)
+		}
+		var m int
+		if from.Regular() {
+			m, err = from.Read()
+		} else {
+			// The source may be silent for ever: nobody waits for it with us.
+			s.unlockWrite()
+			locked = false
+			if m, err = from.Read(); err != nil {
+				return n, err
+			}
+			if err := s.lockWrite(); err != nil {
+				return n, opError("write", s.carrier, err)
+			}
+			locked = true
+			if err := s.prepare(); err != nil {
+				return n, opError("write", s.carrier, err)
+			}
+		}
+		if err != nil {
+			return n, err
+		}
+		sealed, err := s.send.Commit(from, m)
+		n += int64(sealed)
+		if err != nil {
+			return n, opError("write", s.carrier, s.writeFailed(err))
+		}
+	}
+	return n, nil
+}
+
+// plan prepares the next batch. What an earlier call left unsent goes first.
+func (s *Socket) plan(from *soft.Source, left int64) error {
+	for {
+		if err := s.prepare(); err != nil {
+			return err
+		}
+		err := s.send.Plan(from, left)
+		if err == nil {
+			return nil
+		}
+		if err = s.outcome(err); err != nil {
+			return err
+		}
+	}
+}
+
+// Close ends the socket at once for every other call, sends what is committed,
+// and closes the carrier. It takes at most 5 seconds. A Write under way is
+// interrupted. No close_notify is sent: the peer sees a truncated stream,
+// unless the caller wrote the alert before.
+func (s *Socket) Close() error {
+	return opError("close", s.carrier, s.close(nil))
+}
+
+// close is Close; last seals what is to go out behind everything else.
+func (s *Socket) close(last func()) error {
+	if !s.life.CompareAndSwap(alive, closed) {
+		if s.life.Load() == detached {
+			return nil
+		}
+		return net.ErrClosed
+	}
+	s.dmu.Lock()
+	s.carrier.SetReadDeadline(time.Unix(1, 0))
+	s.dmu.Unlock()
+	var err error
+	if s.wmu.TryLock() {
+		if s.werr == nil {
+			if last != nil && !s.shut && s.dead.Load() == nil {
+				last()
+			}
+			if s.dead.Load() == nil {
+				s.carrier.SetWriteDeadline(time.Now().Add(closeTimeout))
+				s.send.Flush()
+			} else {
+				s.send.TryFlush() // the alert, if it still fits
+			}
+		}
+		err = s.carrier.Close()
+	} else {
+		err = s.carrier.Close() // which interrupts the Write
+		s.wmu.Lock()
+	}
+	s.send.Close()
+	s.wmu.Unlock()
+	if s.rmu.TryLock() {
+		s.unlockRead()
+	}
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		return &CarrierError{err}
+	}
+	return nil
+}

@@ -1,0 +1,327 @@
+package aftls
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"io"
+	"math"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/aftls/aftls/internal/handover"
+	"github.com/aftls/aftls/record"
+	"golang.org/x/crypto/cryptobyte"
+)
+
+// State is an association between Detach and Resume: keys, numbers, and every
+// byte that was neither delivered nor sent. It is good for one [Resume] or
+// [ResumeSocket], or for one MarshalBinary, whose bytes are good for the same
+// in another process.
+//
+// Whoever has it has the connection. It must not be written to a file, and one
+// set of bytes must not be resumed twice: two processes that send under one key
+// break the encryption of both.
+type State struct {
+	spent atomic.Bool
+
+	send, recv record.Keys
+
+	unsent     []byte // sealed, to go out first
+	ciphertext []byte // read from the carrier, not opened
+	plaintext  []byte // opened, not delivered
+
+	hasControl  bool // a control record was waiting in front of ciphertext
+	controlType record.ContentType
+	control     []byte
+
+	ended bool // the peer's close_notify was read
+	shut  bool // ours was sealed
+
+	conn *connState // nil for a bare Socket
+}
+
+// connState is what a Conn adds.
+type connState struct {
+	client    bool
+	answer    bool   // the peer's request for a KeyUpdate is unanswered
+	asked     bool   // our request is
+	handshake []byte // start of a handshake message
+	useless   int
+
+	tls     tls.ConnectionState
+	foreign bool // tls came by MarshalBinary: it cannot export
+	tickets *handover.Tickets
+}
+
+// take makes the state the caller's, once.
+func (st *State) take() error {
+	if st == nil || st.spent.Swap(true) {
+		return ErrSpent
+	}
+	return nil
+}
+
+// wipe overwrites keys and data.
+func (st *State) wipe() {
+	st.send.Wipe()
+	st.recv.Wipe()
+	clear(st.plaintext)
+	st.unsent, st.ciphertext, st.plaintext, st.control, st.conn = nil, nil, nil, nil, nil
+}
+
+// Detach takes the association out of the socket. It interrupts a Read and a
+// Write that are under way, which return [ErrDetached] with what they did by
+// then. Afterwards the socket is dead, Close does nothing, and the carrier is
+// the caller's again, without deadlines. What was sealed and not sent is in the
+// State. A socket that already failed cannot be detached: the error is what it
+// failed of.
+func (s *Socket) Detach() (*State, error) {
+	st, err := s.detach(nil)
+	return st, opError("detach", s.carrier, err)
+}
+
+// detach is Detach; more adds what a Conn knows, under both locks.
+func (s *Socket) detach(more func(*State)) (*State, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	if !s.life.CompareAndSwap(alive, detached) {
+		return nil, s.check()
+	}
+	s.dmu.Lock()
+	s.carrier.SetDeadline(time.Unix(1, 0))
+	s.dmu.Unlock()
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	s.rmu.Lock()
+	defer s.rmu.Unlock()
+	st := new(State)
+	err := s.fill(st)
+	if err == nil {
+		if more != nil {
+			more(st)
+		}
+		err = s.carrier.SetDeadline(time.Time{})
+	}
+	s.send.Close()
+	s.recv.Close(ErrDetached)
+	if err != nil {
+		// The keys are out of the socket: it must not go on without them.
+		st.wipe()
+		s.carrier.Close()
+		return nil, err
+	}
+	return st, nil
+}
+
+func (s *Socket) fill(st *State) (err error) {
+	if dead := s.dead.Load(); dead != nil {
+		return *dead
+	}
+	if s.werr != nil {
+		return s.werr
+	}
+	if s.rerr != nil && s.rerr != io.EOF {
+		return s.rerr
+	}
+	if st.send, err = s.send.Keys(); err != nil {
+		return ErrNoKeys
+	}
+	if st.recv, err = s.recv.Keys(); err != nil {
+		return ErrNoKeys
+	}
+	st.unsent = s.send.Unsent()
+	st.ciphertext, st.plaintext = s.recv.Unread()
+	if typ, b, ok := s.recv.Control(); ok {
+		st.hasControl, st.controlType, st.control = true, typ, append([]byte(nil), b...)
+	}
+	st.ended, st.shut = s.ended.Load(), s.shut
+	return nil
+}
+
+// ResumeSocket makes a socket of a state on the carrier that the state was
+// detached from, or on a duplicate of its descriptor. It takes both: on an
+// error the carrier is closed. A state that a Conn made needs [Resume].
+func ResumeSocket(carrier net.Conn, st *State, opt Options) (*Socket, error) {
+	s, err := resumeSocket(carrier, st, opt)
+	if err != nil {
+		carrier.Close()
+		return nil, opError("resume", carrier, err)
+	}
+	st.wipe()
+	return s, nil
+}
+
+func resumeSocket(carrier net.Conn, st *State, opt Options) (*Socket, error) {
+	if err := st.take(); err != nil {
+		return nil, err
+	}
+	s := newSocket(carrier, opt, st.unsent, st.ciphertext, st.plaintext)
+	if st.hasControl {
+		s.recv.PutBack(st.controlType, st.control)
+	}
+	if err := s.send.SetKeys(st.send); err != nil {
+		return nil, err
+	}
+	if err := s.recv.SetKeys(st.recv); err != nil {
+		return nil, err
+	}
+	s.ended.Store(st.ended)
+	if st.ended {
+		s.rerr = io.EOF
+	}
+	s.shut = st.shut
+	return s, nil
+}
+
+// stateMagic starts every encoded State; the last byte is the version.
+const stateMagic = "aftls state\x01"
+
+// MarshalBinary encodes the state for another process, and spends it. Exporters
+// and session tickets stay behind: they need the tls.Conn of this process.
+func (st *State) MarshalBinary() ([]byte, error) {
+	if err := st.take(); err != nil {
+		return nil, err
+	}
+	defer st.wipe()
+	b := cryptobyte.NewBuilder([]byte(stateMagic))
+	addKeys(b, st.send)
+	addKeys(b, st.recv)
+	addBytes(b, st.unsent)
+	addBytes(b, st.ciphertext)
+	addBytes(b, st.plaintext)
+	addBool(b, st.hasControl)
+	b.AddUint8(uint8(st.controlType))
+	addBytes(b, st.control)
+	addBool(b, st.ended)
+	addBool(b, st.shut)
+	addBool(b, st.conn != nil)
+	if c := st.conn; c != nil {
+		addBool(b, c.client)
+		addBool(b, c.answer)
+		addBool(b, c.asked)
+		addBytes(b, c.handshake)
+		b.AddUint8(uint8(c.useless))
+		addBool(b, c.tls.DidResume)
+		addBytes(b, []byte(c.tls.NegotiatedProtocol))
+		addBytes(b, []byte(c.tls.ServerName))
+		b.AddUint16(uint16(c.tls.CurveID))
+		b.AddUint16(uint16(len(c.tls.PeerCertificates)))
+		for _, cert := range c.tls.PeerCertificates {
+			addBytes(b, cert.Raw)
+		}
+		addBool(b, len(c.tls.VerifiedChains) > 0)
+	}
+	return b.Bytes()
+}
+
+// UnmarshalBinary decodes what MarshalBinary made. The error is [ErrState].
+// Verified chains come back as one chain, of the certificates that the peer
+// sent, when the handshake had verified any.
+func (st *State) UnmarshalBinary(data []byte) error {
+	s := cryptobyte.String(data)
+	var magic []byte
+	if !s.ReadBytes(&magic, len(stateMagic)) || string(magic) != stateMagic {
+		return ErrState
+	}
+	var isConn bool
+	var typ uint8
+	ok := readKeys(&s, &st.send) && readKeys(&s, &st.recv) &&
+		readBytes(&s, &st.unsent) && readBytes(&s, &st.ciphertext) && readBytes(&s, &st.plaintext) &&
+		readBool(&s, &st.hasControl) && s.ReadUint8(&typ) && readBytes(&s, &st.control) &&
+		readBool(&s, &st.ended) && readBool(&s, &st.shut) && readBool(&s, &isConn)
+	st.controlType = record.ContentType(typ)
+	if ok && isConn {
+		st.conn, ok = readConnState(&s, st.send)
+	}
+	if !ok || !s.Empty() || len(st.control) > record.MaxPlaintext {
+		st.wipe()
+		return ErrState
+	}
+	return nil
+}
+
+func readConnState(s *cryptobyte.String, k record.Keys) (*connState, bool) {
+	c := &connState{foreign: true}
+	var alpn, name []byte
+	var useless uint8
+	var curve, certs uint16
+	var verified bool
+	ok := readBool(s, &c.client) && readBool(s, &c.answer) && readBool(s, &c.asked) &&
+		readBytes(s, &c.handshake) && s.ReadUint8(&useless) &&
+		readBool(s, &c.tls.DidResume) && readBytes(s, &alpn) && readBytes(s, &name) &&
+		s.ReadUint16(&curve) && s.ReadUint16(&certs)
+	for ; ok && certs > 0; certs-- {
+		var raw []byte
+		if ok = readBytes(s, &raw); ok {
+			cert, err := x509.ParseCertificate(raw)
+			c.tls.PeerCertificates = append(c.tls.PeerCertificates, cert)
+			ok = err == nil
+		}
+	}
+	if !ok || !readBool(s, &verified) || len(c.handshake) > maxHandshake {
+		return nil, false
+	}
+	if verified && len(c.tls.PeerCertificates) > 0 {
+		c.tls.VerifiedChains = [][]*x509.Certificate{c.tls.PeerCertificates}
+	}
+	c.useless = int(useless)
+	c.tls.HandshakeComplete = true
+	c.tls.Version, c.tls.CipherSuite = k.Version, k.Suite
+	c.tls.NegotiatedProtocol, c.tls.ServerName, c.tls.CurveID = string(alpn), string(name), tls.CurveID(curve)
+	c.tls.NegotiatedProtocolIsMutual = true
+	return c, true
+}
+
+func addKeys(b *cryptobyte.Builder, k record.Keys) {
+	b.AddUint16(k.Version)
+	b.AddUint16(k.Suite)
+	addBytes(b, k.Secret)
+	addBytes(b, k.Key)
+	addBytes(b, k.IV)
+	b.AddUint64(k.Epoch)
+	b.AddUint64(k.Seq)
+}
+
+func readKeys(s *cryptobyte.String, k *record.Keys) bool {
+	return s.ReadUint16(&k.Version) && s.ReadUint16(&k.Suite) &&
+		readBytes(s, &k.Secret) && readBytes(s, &k.Key) && readBytes(s, &k.IV) &&
+		s.ReadUint64(&k.Epoch) && s.ReadUint64(&k.Seq) && k.Derive() == nil
+}
+
+func addBytes(b *cryptobyte.Builder, p []byte) {
+	if uint64(len(p)) > math.MaxUint32 {
+		b.SetError(ErrState)
+		return
+	}
+	b.AddUint32(uint32(len(p)))
+	b.AddBytes(p)
+}
+
+func readBytes(s *cryptobyte.String, p *[]byte) bool {
+	var n uint32
+	var raw []byte
+	if !s.ReadUint32(&n) || uint64(n) > uint64(len(*s)) || !s.ReadBytes(&raw, int(n)) {
+		return false
+	}
+	*p = append([]byte(nil), raw...)
+	return true
+}
+
+func addBool(b *cryptobyte.Builder, v bool) {
+	if v {
+		b.AddUint8(1)
+	} else {
+		b.AddUint8(0)
+	}
+}
+
+func readBool(s *cryptobyte.String, v *bool) bool {
+	var x uint8
+	if !s.ReadUint8(&x) || x > 1 {
+		return false
+	}
+	*v = x == 1
+	return true
+}

@@ -1,0 +1,54 @@
+# Every test target can be run by itself. AFTLS_EXPECT=openssl,gnutls,curl turns
+# a skip for the want of such a program into a failure.
+
+GO      ?= go
+FUZZFOR ?= 20s
+LOG     := $(or $(TMPDIR),/tmp)/aftls-test.log
+
+.PHONY: test unit race interop smoke vet cross lint fuzz bench
+
+# All that this machine can run; at the end, what it could not.
+test: vet cross unit race smoke
+	@if [ -s $(LOG) ]; then echo "not run on this machine:"; sort -u $(LOG); else echo "nothing was skipped"; fi
+
+# Tests, contract suite, vectors, fuzz seeds and interop, with exact
+# allocation counts. -v is only for the reasons of skips.
+unit:
+	@: > $(LOG)
+	@$(GO) test -v -timeout 300s ./... > $(LOG).all 2>&1; code=$$?; \
+	if [ $$code -ne 0 ]; then grep -vE '^ *(=== |--- PASS)' $(LOG).all | tail -n 300; fi; \
+	grep -E '^(ok|FAIL|\?) ' $(LOG).all; grep -A2 -E '^ *--- SKIP' $(LOG).all | grep -E '^ +[a-z_]+_test.go|^ +[a-z_]+.go:' > $(LOG); \
+	exit $$code
+
+race:
+	$(GO) test -race -timeout 600s ./...
+
+interop:
+	$(GO) test -race -timeout 300s -run 'Openssl|OpenSSL|GnuTLS|Curl' -v .
+
+# A small run of every row of the bench: that it works, not how fast.
+smoke:
+	$(GO) run ./cmd/aftls bench --quick
+
+vet:
+	@test -z "$$(gofmt -l .)" || { echo "gofmt these:"; gofmt -l .; exit 1; }
+	$(GO) vet ./...
+
+cross:
+	@for t in linux/arm64 darwin/arm64 freebsd/amd64 windows/amd64; do \
+		echo "build and vet for $$t"; \
+		GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) build ./... && GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) vet ./... || exit 1; \
+	done
+
+lint:
+	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run
+
+fuzz:
+	@for p in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz'); do \
+			echo "$$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZFOR) $$p || exit 1; \
+		done; \
+	done
+
+bench:
+	$(GO) run ./cmd/aftls bench

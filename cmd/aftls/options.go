@@ -1,0 +1,61 @@
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+
+	"github.com/aftls/aftls"
+	"github.com/spf13/cobra"
+)
+
+// version is a flag value: the least TLS version.
+type version uint16
+
+func (v *version) String() string {
+	switch uint16(*v) {
+	case tls.VersionTLS12:
+		return "1.2"
+	case tls.VersionTLS13:
+		return "1.3"
+	}
+	return ""
+}
+
+func (v *version) Set(s string) error {
+	switch s {
+	case "1.2":
+		*v = tls.VersionTLS12
+	case "1.3":
+		*v = tls.VersionTLS13
+	default:
+		return fmt.Errorf("no TLS version %q: 1.2 or 1.3", s)
+	}
+	return nil
+}
+
+func (v *version) Type() string { return "version" }
+
+func addVersion(c *cobra.Command, v *version) {
+	*v = tls.VersionTLS12
+	c.Flags().Var(v, "min-version", "least TLS version: 1.2 or 1.3")
+	c.RegisterFlagCompletionFunc("min-version", cobra.FixedCompletions([]string{"1.2", "1.3"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// provider is a flag value: who does the record work.
+type provider aftls.Provider
+
+func (p *provider) String() string { return aftls.Provider(*p).String() }
+
+func (p *provider) Set(s string) error {
+	switch s {
+	case "auto":
+		*p = provider(aftls.Auto)
+	case "soft":
+		*p = provider(aftls.Soft)
+	default:
+		return fmt.Errorf("no provider %q: auto or soft", s)
+	}
+	return nil
+}
+
+func (p *provider) Type() string { return "provider" }

@@ -1,0 +1,116 @@
+package aftls_test
+
+import (
+	"bytes"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/aftls/aftls"
+
+// room says what the code of a folder may import of this module, and of others.
+// Do not widen a rule to make a build pass: the direction of the imports is the
+// design (docs/architecture.md).
+type room struct {
+	own   []string
+	other []string
+}
+
+var house = map[string]room{
+	"record":            {other: []string{"golang.org/x/crypto/chacha20poly1305"}},
+	"internal/handover": {own: []string{"record"}},
+	"internal/soft":     {own: []string{"record"}, other: []string{"golang.org/x/sys/unix"}},
+	".":                 {own: []string{"record", "internal/handover", "internal/soft"}, other: []string{"golang.org/x/crypto/cryptobyte"}},
+	"aftlstest":         {own: []string{".", "record", "internal/soft"}},
+	"bench":             {own: []string{".", "record"}},
+	"cmd/aftls":         {own: []string{".", "bench", "record"}, other: []string{"github.com/spf13/cobra"}},
+}
+
+// maxLines is how long a file of code may grow before it is two rooms.
+const maxLines = 620
+
+func TestImportsRunOneWay(t *testing.T) {
+	eachFile(t, func(name string, src []byte) {
+		if strings.HasSuffix(name, "_test.go") {
+			return
+		}
+		dir := path.Dir(name)
+		r, ok := house[dir]
+		if !ok {
+			t.Errorf("%s: the house has no room %q: add it here and to docs/architecture.md", name, dir)
+			return
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, src, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, spec := range f.Imports {
+			p, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p == "C" || p == "unsafe" && name != "internal/soft/source_linux.go" {
+				t.Errorf("%s imports %q", name, p)
+			}
+			if own, ok := strings.CutPrefix(p, module); ok {
+				if own = strings.TrimPrefix(own, "/"); own == "" {
+					own = "."
+				}
+				if !slices.Contains(r.own, own) {
+					t.Errorf("%s: %s may not import %s of this module", name, dir, own)
+				}
+			} else if first, _, _ := strings.Cut(p, "/"); strings.Contains(first, ".") && !slices.Contains(r.other, p) {
+				t.Errorf("%s: %s may not import %s", name, dir, p)
+			}
+		}
+	})
+}
+
+func TestFilesStayReadable(t *testing.T) {
+	eachFile(t, func(name string, src []byte) {
+		for _, word := range []string{"util", "common", "helper", "manager", "misc"} {
+			if strings.Contains(strings.ToLower(name), word) {
+				t.Errorf("%s: %q says nothing about what is in it", name, word)
+			}
+		}
+		if n := bytes.Count(src, []byte("\n")); n > maxLines && !strings.HasSuffix(name, "_test.go") {
+			t.Errorf("%s has %d lines, more than %d", name, n, maxLines)
+		}
+	})
+}
+
+func eachFile(t *testing.T, check func(name string, src []byte)) {
+	t.Helper()
+	seen := 0
+	err := fs.WalkDir(os.DirFS("."), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && name != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "bin") {
+			return fs.SkipDir
+		}
+		if d.IsDir() || !strings.HasSuffix(name, ".go") {
+			return nil
+		}
+		src, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		seen++
+		check(name, src)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seen < 20 {
+		t.Fatalf("only %d files were looked at", seen)
+	}
+}

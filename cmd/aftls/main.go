@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -55,8 +56,12 @@ func run(ctx context.Context, args []string) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(os.Stderr, "aftls:", err)
-	if h, ok := errors.AsType[*hinted](err); ok {
+	// cobra puts its suggestions for a misspelt command behind the error.
+	line, suggestion, _ := strings.Cut(err.Error(), "\n")
+	fmt.Fprintln(os.Stderr, "aftls:", line)
+	if suggestion != "" {
+		fmt.Fprintln(os.Stderr, "hint:", strings.ToLower(strings.Join(strings.Fields(suggestion), " ")))
+	} else if h, ok := errors.AsType[*hinted](err); ok {
 		fmt.Fprintln(os.Stderr, "hint:", h.hint)
 	} else {
 		fmt.Fprintln(os.Stderr, "hint: see 'aftls --help'")

@@ -231,4 +231,3 @@ func (c *certificates) load() error {
 func (c *certificates) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.current.Load(), nil
 }
-

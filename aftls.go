@@ -66,7 +66,8 @@ type Options struct {
 
 	// MaxRecords rekeys after so many records under one key instead of the
 	// limit of the cipher (RFC 8446, 5.5), which it never raises. In TLS
-	// 1.2, which cannot rekey, it ends the connection with ErrKeyLimit.
+	// 1.2, which cannot rekey, it ends the connection with ErrKeyLimit. Less
+	// than 3 counts as 3: two records are kept for a KeyUpdate and an alert.
 	MaxRecords uint64
 
 	// Padding pads the records of TLS 1.3 to a multiple of so many bytes of

@@ -19,10 +19,21 @@ type attempt struct {
 // waiting is since when the peer has to answer, or 0.
 func (a *attempt) waiting() int64 { return a.since.Load() }
 
-// giveUp makes the handshake fail with err.
+// giveUp makes the handshake fail with err, unless it is over.
 func (a *attempt) giveUp(err error) {
-	a.given.CompareAndSwap(nil, &err)
-	a.Conn.Close()
+	if a.given.CompareAndSwap(nil, &err) {
+		a.Conn.Close()
+	}
+}
+
+// finish reports whether the handshake came to its end before somebody gave it
+// up. From then on nobody does: its connection is for Accept.
+func (a *attempt) finish() bool { return a.given.CompareAndSwap(nil, new(error)) }
+
+// finished reports whether finish was the first.
+func (a *attempt) finished() bool {
+	given := a.given.Load()
+	return given != nil && *given == nil
 }
 
 func (a *attempt) Read(p []byte) (int, error) {

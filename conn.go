@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -23,19 +24,31 @@ import (
 type Conn struct {
 	s       *Socket
 	pass    *passthrough // then s is nil
-	client  bool
-	state   tls.ConnectionState
-	foreign bool
 	tickets *handover.Tickets
+	state   tls.ConnectionState
 
 	hand    []byte // under rmu: the start of a handshake message
-	useless int    // under rmu: messages that brought nothing, since the last data
+	useless uint8  // under rmu: messages that brought nothing, since the last data
+	client  bool
+	foreign bool // state came from another process
 
-	answer atomic.Bool // KeyUpdate: the peer's request is to be answered
-	asked  atomic.Bool // KeyUpdate: our request is unanswered
-	ask    atomic.Bool // KeyUpdate: to be requested, the peer's key is near its limit
-	reject atomic.Bool // TLS 1.2: renegotiation is to be refused
+	flags atomic.Uint32 // what is owed, and what is awaited
 }
+
+// Bits of Conn.flags.
+const (
+	answer uint32 = 1 << iota // KeyUpdate: the peer's request is to be answered
+	asked                     // KeyUpdate: our request is unanswered
+	ask                       // KeyUpdate: to be requested, the peer's key is near its limit
+	reject                    // TLS 1.2: renegotiation is to be refused
+)
+
+func (c *Conn) flag(f uint32) bool { return c.flags.Load()&f != 0 }
+
+func (c *Conn) setFlag(f uint32) { c.flags.Or(f) }
+
+// clearFlag clears f and reports whether it was set.
+func (c *Conn) clearFlag(f uint32) bool { return c.flags.And(^f)&f != 0 }
 
 var (
 	_ net.Conn      = (*Conn)(nil)
@@ -85,6 +98,9 @@ func newConn(carrier net.Conn, r *handover.Result, err error, opt Options, clien
 	}
 	if err != nil {
 		carrier.Close()
+		if err == io.EOF { // not an end that anybody announced
+			err = &TruncatedError{}
+		}
 		return nil, opError("handshake", carrier, err)
 	}
 	return c, nil
@@ -94,18 +110,19 @@ func newConn(carrier net.Conn, r *handover.Result, err error, opt Options, clien
 // from, or on a duplicate of its descriptor in another process. It takes both:
 // on an error the carrier is closed.
 func Resume(carrier net.Conn, st *State, opt Options) (*Conn, error) {
-	s, err := resumeSocket(carrier, st, opt)
-	if err == nil && st.conn == nil {
-		err = ErrState
-	}
+	s, err := resumeSocket(carrier, st, opt, true)
 	if err != nil {
 		carrier.Close()
 		return nil, opError("resume", carrier, err)
 	}
 	c := &Conn{s: s, client: st.conn.client, state: st.conn.tls, foreign: st.conn.foreign,
 		tickets: st.conn.tickets, hand: st.conn.handshake, useless: st.conn.useless}
-	c.answer.Store(st.conn.answer)
-	c.asked.Store(st.conn.asked)
+	if st.conn.answer {
+		c.setFlag(answer)
+	}
+	if st.conn.asked {
+		c.setFlag(asked)
+	}
 	s.duties = c.duties
 	st.wipe()
 	return c, nil
@@ -118,7 +135,7 @@ func (c *Conn) Detach() (*State, error) {
 		return nil, c.pass.opError("detach", c.pass.unavailable())
 	}
 	st, err := c.s.detach(func(st *State) {
-		st.conn = &connState{client: c.client, answer: c.answer.Load(), asked: c.asked.Load(),
+		st.conn = &connState{client: c.client, answer: c.flag(answer), asked: c.flag(asked),
 			handshake: c.hand, useless: c.useless, tls: c.state, foreign: c.foreign, tickets: c.tickets}
 		c.hand = nil
 	})
@@ -272,6 +289,9 @@ func (c *Conn) Rekey(both bool) error {
 	}
 	defer s.unlockWrite()
 	err := s.prepare()
+	if err == nil && s.send.Expired() {
+		err = os.ErrDeadlineExceeded
+	}
 	if err == nil {
 		if err = c.rekey(both); err != nil && err != ErrNoRekey {
 			err = s.writeFailed(err)

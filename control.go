@@ -47,8 +47,8 @@ func (c *Conn) data() error {
 		return s.refuse(violation(record.UnexpectedMessage, "data in the middle of a handshake message"))
 	}
 	c.useless = 0
-	if s.recv.Stats().Seq.Load() >= c.peerLimit() && !c.asked.Load() {
-		c.ask.Store(true)
+	if s.recv.Stats().Seq.Load() >= c.peerLimit() && !c.flag(asked) {
+		c.setFlag(ask)
 		c.payNow()
 	}
 	if typ, b, ok := s.recv.Control(); ok && typ == record.AlertRecord && len(b) == 2 && record.Alert(b[1]) == record.CloseNotify {
@@ -149,7 +149,7 @@ func (c *Conn) message(msg []byte, more bool) error {
 		// RFC 5246, 7.4.1.1 and RFC 5746: renegotiation may be refused by a
 		// warning. A peer that insists ends the connection itself.
 		if typ == helloRequest && c.client || typ == clientHello && !c.client {
-			c.reject.Store(true)
+			c.setFlag(reject)
 			c.payNow()
 			return c.uselessMessage("renegotiation request")
 		}
@@ -183,9 +183,9 @@ func (c *Conn) keyUpdate(body []byte, more bool) error {
 	if err := c.s.recv.Rekey(); err != nil {
 		return c.s.abort(ErrNoRekey, record.InternalError)
 	}
-	c.asked.Store(false)
+	c.clearFlag(asked)
 	if body[0] == requested {
-		c.answer.Store(true)
+		c.setFlag(answer)
 		c.payNow()
 	}
 	return nil
@@ -208,13 +208,13 @@ func (c *Conn) payNow() {
 // wmu, in front of every turn, and sends nothing.
 func (c *Conn) duties() error {
 	s := c.s
-	if c.reject.Swap(false) {
+	if c.clearFlag(reject) {
 		if err := s.send.Seal(record.AlertRecord, []byte{record.LevelWarning, byte(record.NoRenegotiation)}); err != nil {
 			return err
 		}
 	}
-	if c.answer.Load() || c.ask.Load() || s.send.Left() == 0 {
-		err := c.rekey(c.ask.Swap(false))
+	if c.flag(answer|ask) || s.send.Left() == 0 {
+		err := c.rekey(c.clearFlag(ask))
 		if err == ErrNoRekey {
 			return ErrKeyLimit
 		}
@@ -224,32 +224,52 @@ func (c *Conn) duties() error {
 }
 
 // rekey seals a KeyUpdate and changes the key behind it. It answers a request
-// of the peer, if there is one. Nothing was sealed if the error is ErrNoRekey.
+// of the peer, if there is one. The answer must not be a request (RFC 8446,
+// 4.6.3; GnuTLS ends the connection over it), so both together are two
+// KeyUpdates. Nothing was sealed if the error is ErrNoRekey.
 func (c *Conn) rekey(request bool) error {
-	s := c.s
-	if !s.send.CanRekey() {
+	if !c.s.send.CanRekey() {
 		return ErrNoRekey
 	}
-	msg := []byte{keyUpdate, 0, 0, 1, 0}
-	if request && c.asked.CompareAndSwap(false, true) {
-		msg[handshakeHeader] = 1
+	owed := c.clearFlag(answer)
+	request = request && !c.flag(asked)
+	if owed || !request {
+		if err := c.sealKeyUpdate(0); err != nil {
+			if owed {
+				c.setFlag(answer)
+			}
+			return err
+		}
 	}
-	if err := s.send.Seal(record.Handshake, msg); err != nil {
+	if request {
+		if err := c.sealKeyUpdate(1); err != nil {
+			return err
+		}
+		c.setFlag(asked)
+	}
+	return nil
+}
+
+func (c *Conn) sealKeyUpdate(request byte) error {
+	if err := c.s.send.Seal(record.Handshake, []byte{keyUpdate, 0, 0, 1, request}); err != nil {
 		return err
 	}
-	c.answer.Store(false)
-	return s.send.Rekey()
+	return c.s.send.Rekey()
 }
 
 // closeWrite ends the sending direction with close_notify.
 func (s *Socket) closeWrite() error {
+	if err := s.check(); err != nil {
+		return err
+	}
 	s.wmu.Lock()
+	s.writing.Store(true)
 	defer s.unlockWrite()
 	if err := s.writable(); err != nil && err != ErrShutdown {
 		return err
 	}
 	if !s.shut {
-		if err := s.prepare(); err != nil {
+		if err := s.prepare(); err != nil && err != ErrKeyLimit {
 			return err
 		}
 		if err := s.send.Seal(record.AlertRecord, []byte{record.LevelWarning, byte(record.CloseNotify)}); err != nil {

@@ -15,6 +15,7 @@ const (
 	handshakeSlots   = 1024             // handshakes at once
 	handshakeTimeout = 10 * time.Second // for each
 	readyConns       = 128              // finished and not yet accepted
+	parkedWorkers    = 4                // goroutines that wait for handshakes
 	shareDivisor     = 8                // one address may hold 1/8 of the slots when they run out
 )
 
@@ -31,13 +32,15 @@ type Listener struct {
 	config *tls.Config
 	opt    Options
 
-	ready chan *Conn
-	slots chan struct{}
-	done  chan struct{} // closed by Close
-	over  chan struct{} // closed when inner fails for good
-	err   error         // then, why
-	once  sync.Once
-	wg    sync.WaitGroup
+	ready  chan *Conn
+	next   chan *attempt // to a goroutine that waits for one
+	parked chan struct{} // how many do
+	slots  chan struct{}
+	done   chan struct{} // closed by Close
+	over   chan struct{} // closed when inner fails for good
+	err    error         // then, why
+	once   sync.Once
+	wg     sync.WaitGroup
 
 	mu      sync.Mutex
 	pending map[*attempt]struct{}
@@ -66,6 +69,8 @@ func newListener(inner net.Listener, config *tls.Config, opt Options, slots, rea
 	l := &Listener{
 		inner: inner, config: config, opt: opt,
 		ready:   make(chan *Conn, ready),
+		next:    make(chan *attempt),
+		parked:  make(chan struct{}, parkedWorkers),
 		slots:   make(chan struct{}, slots),
 		done:    make(chan struct{}),
 		over:    make(chan struct{}),
@@ -170,8 +175,13 @@ func (l *Listener) run() {
 			l.err = l.closedError()
 			return
 		}
-		l.wg.Add(1)
-		go l.handshake(l.begin(carrier))
+		a := l.begin(carrier)
+		select {
+		case l.next <- a:
+		default:
+			l.wg.Add(1)
+			go l.work(a)
+		}
 	}
 }
 
@@ -203,13 +213,16 @@ func (l *Listener) takeSlot() bool {
 }
 
 // evict gives up the handshake that has waited longest for its peer. One that
-// computes, or waits for Accept, is never the peer's fault.
+// computes is not the peer's fault.
 func (l *Listener) evict() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var oldest *attempt
 	var over bool
 	for a := range l.pending {
+		if a.finished() {
+			return // the slots wait for Accept: no client is to pay for that
+		}
 		if a.waiting() == 0 || a.given.Load() != nil {
 			continue
 		}
@@ -242,10 +255,29 @@ func (l *Listener) end(a *attempt) {
 	<-l.slots
 }
 
-// handshake runs in a goroutine of its own, whose large stack dies with it: the
-// connection is served on another.
-func (l *Listener) handshake(a *attempt) {
+// work runs handshakes on a goroutine of its own, so that the large stack which
+// they need is not that of whoever serves the connection. A few such goroutines
+// wait for the next handshake, since growing the stack is a good part of its
+// cost.
+func (l *Listener) work(a *attempt) {
 	defer l.wg.Done()
+	for {
+		l.handshake(a)
+		select {
+		case l.parked <- struct{}{}:
+		default:
+			return
+		}
+		select {
+		case a = <-l.next:
+			<-l.parked
+		case <-l.done:
+			return
+		}
+	}
+}
+
+func (l *Listener) handshake(a *attempt) {
 	defer l.end(a)
 	select {
 	case <-l.done: // Close did not see this attempt
@@ -257,7 +289,7 @@ func (l *Listener) handshake(a *attempt) {
 	if err == nil {
 		err = a.Conn.SetDeadline(time.Time{})
 	}
-	if err != nil {
+	if err != nil || !a.finish() {
 		if given := a.given.Load(); given != nil {
 			err = *given
 		}

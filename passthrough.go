@@ -6,10 +6,12 @@ import (
 	"io"
 	"net"
 	"os"
+	"reflect"
 	"sync/atomic"
 	"time"
 
 	"github.com/aftls/aftls/internal/handover"
+	"github.com/aftls/aftls/record"
 )
 
 // passthrough gives a connection that crypto/tls keeps the errors of a Conn.
@@ -36,18 +38,48 @@ func (p *passthrough) opError(op string, err error) error {
 	case err == io.ErrUnexpectedEOF:
 		err = &TruncatedError{InRecord: true}
 	default:
-		// What crypto/tls itself complains of says whom it blames; what
-		// the carrier reports does not.
-		if e, ok := errors.AsType[*net.OpError](err); ok && e.Op != "remote error" && e.Op != "local error" {
-			err = &CarrierError{e.Err}
-		}
+		err = blame(err)
 	}
 	return opError(op, p.carrier, err)
 }
 
+// blame gives the errors of crypto/tls and of the carrier the types that a Conn
+// has for them.
+func blame(err error) error {
+	if e, ok := errors.AsType[*handover.CarrierError](err); ok {
+		return &CarrierError{e.Err}
+	}
+	e, ok := errors.AsType[*net.OpError](err)
+	if !ok {
+		return err
+	}
+	alert := reflect.ValueOf(e.Err) // its type has no name outside of crypto/tls
+	if alert.Kind() != reflect.Uint8 {
+		return err
+	}
+	switch a := record.Alert(alert.Uint()); e.Op {
+	case "remote error":
+		return &AlertError{a}
+	case "local error":
+		return &PeerError{Alert: a, Reason: e.Err.Error()}
+	}
+	return err
+}
+
 func (p *passthrough) Read(b []byte) (int, error) {
+	if p.closed.Load() {
+		return 0, p.opError("read", net.ErrClosed)
+	}
 	n, err := p.Passthrough.Read(b)
 	return n, p.opError("read", err)
+}
+
+// Wait is called for Conn.WaitRead, which gives its error a form.
+func (p *passthrough) Wait() error {
+	if p.closed.Load() {
+		return net.ErrClosed
+	}
+	return p.Passthrough.Wait()
 }
 
 func (p *passthrough) Write(b []byte) (int, error) {

@@ -46,10 +46,15 @@ type Socket struct {
 	// under wmu and does not block.
 	duties func() error
 
-	life  atomic.Int32
-	dead  atomic.Pointer[error] // ends both directions
-	owed  atomic.Int32          // the alert to send as soon as wmu is free, plus 1
-	ended atomic.Bool           // the peer's close_notify was read
+	life atomic.Int32
+	dead atomic.Pointer[error] // ends both directions
+	owed atomic.Int32          // the alert to send as soon as wmu is free, plus 1
+
+	// writing says that wmu is held by somebody who may block: Close then
+	// interrupts, else it waits.
+	writing atomic.Bool
+
+	ended atomic.Bool // the peer's close_notify was read
 
 	dmu sync.Mutex // deadlines, against Close and Detach
 }
@@ -347,7 +352,10 @@ func (s *Socket) RemoteAddr() net.Addr { return s.carrier.RemoteAddr() }
 
 // SetDeadline sets both deadlines.
 func (s *Socket) SetDeadline(t time.Time) error {
-	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
+	if err := s.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return s.SetWriteDeadline(t)
 }
 
 // SetReadDeadline ends reads with os.ErrDeadlineExceeded at t. They can go on

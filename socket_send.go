@@ -14,7 +14,11 @@ import (
 // lockWrite takes wmu if the sending side still works. Otherwise it returns why
 // not, and wmu is not held.
 func (s *Socket) lockWrite() error {
+	if err := s.check(); err != nil {
+		return err // Close may hold wmu for seconds
+	}
 	s.wmu.Lock()
+	s.writing.Store(true)
 	if err := s.writable(); err != nil {
 		s.unlockWrite()
 		return err
@@ -43,10 +47,12 @@ func (s *Socket) unlockWrite() {
 			s.shut = true
 			if s.send.Seal(record.AlertRecord, []byte{record.LevelFatal, byte(a - 1)}) == nil && !s.send.TryFlush() {
 				// Nobody may wait here, and the carrier might.
+				s.writing.Store(true)
 				go s.lastFlush()
 				return
 			}
 		}
+		s.writing.Store(false)
 		s.wmu.Unlock()
 		if s.owed.Load() == 0 || !s.wmu.TryLock() {
 			return
@@ -62,6 +68,7 @@ func (s *Socket) lastFlush() {
 	}
 	s.dmu.Unlock()
 	s.send.Flush()
+	s.writing.Store(false)
 	s.wmu.Unlock()
 }
 
@@ -93,7 +100,9 @@ func (s *Socket) writeFailed(err error) error {
 	case errors.Is(err, net.ErrClosed):
 		return net.ErrClosed
 	case err == record.ErrKeyLimit, err == ErrKeyLimit:
-		s.werr = ErrKeyLimit
+		// Not sticky: it holds for data by itself, and what ends the
+		// connection, for which numbers are kept back, can still be sent.
+		return ErrKeyLimit
 	default:
 		s.werr = &CarrierError{err}
 	}
@@ -149,6 +158,9 @@ func (s *Socket) WriteBuffers(v *net.Buffers) (n int64, err error) {
 		var m int
 		m, err = s.send.Write((*[][]byte)(v), turn)
 		n += int64(m)
+		if m == 0 && err == nil {
+			*v = nil // only empty slices were left
+		}
 		if err = s.outcome(err); err != nil || len(*v) == 0 {
 			break
 		}
@@ -169,8 +181,11 @@ func (s *Socket) WriteRecord(typ record.ContentType, p []byte) error {
 }
 
 func (s *Socket) writeRecord(typ record.ContentType, p []byte) error {
-	if err := s.prepare(); err != nil {
+	if err := s.prepare(); err != nil && (err != ErrKeyLimit || typ != record.AlertRecord) {
 		return err
+	}
+	if s.send.Expired() {
+		return os.ErrDeadlineExceeded
 	}
 	if typ == record.ApplicationData && s.send.Left() == 0 {
 		return s.writeFailed(record.ErrKeyLimit)
@@ -291,13 +306,18 @@ func (s *Socket) close(last func()) error {
 	s.carrier.SetReadDeadline(time.Unix(1, 0))
 	s.dmu.Unlock()
 	var err error
-	if s.wmu.TryLock() {
+	idle := s.wmu.TryLock()
+	if !idle && !s.writing.Load() {
+		s.wmu.Lock() // a reader has it, and does not block
+		idle = true
+	}
+	if idle {
 		if s.werr == nil {
-			if last != nil && !s.shut && s.dead.Load() == nil {
-				last()
-			}
 			if s.dead.Load() == nil {
 				s.carrier.SetWriteDeadline(time.Now().Add(closeTimeout))
+				if last != nil && !s.shut {
+					last()
+				}
 				s.send.Flush()
 			} else {
 				s.send.TryFlush() // the alert, if it still fits

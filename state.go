@@ -47,7 +47,7 @@ type connState struct {
 	answer    bool   // the peer's request for a KeyUpdate is unanswered
 	asked     bool   // our request is
 	handshake []byte // start of a handshake message
-	useless   int
+	useless   uint8
 
 	tls     tls.ConnectionState
 	foreign bool // tls came by MarshalBinary: it cannot export
@@ -144,7 +144,7 @@ func (s *Socket) fill(st *State) (err error) {
 // detached from, or on a duplicate of its descriptor. It takes both: on an
 // error the carrier is closed. A state that a Conn made needs [Resume].
 func ResumeSocket(carrier net.Conn, st *State, opt Options) (*Socket, error) {
-	s, err := resumeSocket(carrier, st, opt)
+	s, err := resumeSocket(carrier, st, opt, false)
 	if err != nil {
 		carrier.Close()
 		return nil, opError("resume", carrier, err)
@@ -153,7 +153,9 @@ func ResumeSocket(carrier net.Conn, st *State, opt Options) (*Socket, error) {
 	return s, nil
 }
 
-func resumeSocket(carrier net.Conn, st *State, opt Options) (*Socket, error) {
+// resumeSocket leaves neither keys nor buffers behind when it fails. conn asks
+// for the state of a Conn.
+func resumeSocket(carrier net.Conn, st *State, opt Options, conn bool) (*Socket, error) {
 	if err := st.take(); err != nil {
 		return nil, err
 	}
@@ -161,10 +163,17 @@ func resumeSocket(carrier net.Conn, st *State, opt Options) (*Socket, error) {
 	if st.hasControl {
 		s.recv.PutBack(st.controlType, st.control)
 	}
-	if err := s.send.SetKeys(st.send); err != nil {
-		return nil, err
+	err := s.send.SetKeys(st.send)
+	if err == nil {
+		err = s.recv.SetKeys(st.recv)
 	}
-	if err := s.recv.SetKeys(st.recv); err != nil {
+	if err == nil && conn != (st.conn != nil) {
+		err = ErrState
+	}
+	if err != nil {
+		s.send.Close()
+		s.recv.Close(err)
+		st.wipe()
 		return nil, err
 	}
 	s.ended.Store(st.ended)
@@ -202,7 +211,7 @@ func (st *State) MarshalBinary() ([]byte, error) {
 		addBool(b, c.answer)
 		addBool(b, c.asked)
 		addBytes(b, c.handshake)
-		b.AddUint8(uint8(c.useless))
+		b.AddUint8(c.useless)
 		addBool(b, c.tls.DidResume)
 		addBytes(b, []byte(c.tls.NegotiatedProtocol))
 		addBytes(b, []byte(c.tls.ServerName))
@@ -227,6 +236,7 @@ func (st *State) UnmarshalBinary(data []byte) error {
 	}
 	var isConn bool
 	var typ uint8
+	st.conn = nil
 	ok := readKeys(&s, &st.send) && readKeys(&s, &st.recv) &&
 		readBytes(&s, &st.unsent) && readBytes(&s, &st.ciphertext) && readBytes(&s, &st.plaintext) &&
 		readBool(&s, &st.hasControl) && s.ReadUint8(&typ) && readBytes(&s, &st.control) &&
@@ -266,7 +276,7 @@ func readConnState(s *cryptobyte.String, k record.Keys) (*connState, bool) {
 	if verified && len(c.tls.PeerCertificates) > 0 {
 		c.tls.VerifiedChains = [][]*x509.Certificate{c.tls.PeerCertificates}
 	}
-	c.useless = int(useless)
+	c.useless = useless
 	c.tls.HandshakeComplete = true
 	c.tls.Version, c.tls.CipherSuite = k.Version, k.Suite
 	c.tls.NegotiatedProtocol, c.tls.ServerName, c.tls.CurveID = string(alpn), string(name), tls.CurveID(curve)

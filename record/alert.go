@@ -70,8 +70,15 @@ var (
 	// ErrKeyLength is returned for a key, iv or secret of the wrong length.
 	ErrKeyLength = errors.New("record: key, iv or secret has the wrong length for the suite")
 
+	// ErrKeyMismatch is returned for a key and iv that do not follow from the
+	// secret beside them.
+	ErrKeyMismatch = errors.New("record: key and iv do not follow from the secret")
+
 	// ErrTooLarge is returned by [Sealer.Seal] for a payload over [MaxPlaintext].
 	ErrTooLarge = errors.New("record: payload is larger than 16384 bytes")
+
+	// ErrType is returned by [Sealer.Seal] for content type 0.
+	ErrType = errors.New("record: 0 is not a content type")
 
 	// ErrNoSecret is returned by [Keys.Next] when there is no TLS 1.3
 	// traffic secret to go on from.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -82,9 +81,9 @@ type Keys struct {
 	Version uint16 // TLS12 or TLS13
 	Suite   uint16 // IANA number
 
-	// Secret is the TLS 1.3 traffic secret. Key and IV follow from it; it
-	// is empty in TLS 1.2, and where only Key and IV are known. Without it
-	// a TLS 1.3 association cannot rekey.
+	// Secret is the TLS 1.3 traffic secret. Key and IV follow from it and
+	// need not be set. It is empty in TLS 1.2, and where only Key and IV are
+	// known. Without it a TLS 1.3 association cannot rekey.
 	Secret []byte
 	Key    []byte
 	IV     []byte // implicit part of the nonce: 4 bytes in TLS 1.2 GCM, else 12
@@ -112,13 +111,8 @@ func (k *Keys) Derive() error {
 		if len(k.Secret) != s.hashLen {
 			return ErrKeyLength
 		}
-		var err error
-		if k.Key, err = expandLabel(s, k.Secret, "key", s.keyLen); err != nil {
-			return err
-		}
-		if k.IV, err = expandLabel(s, k.Secret, "iv", s.ivLen); err != nil {
-			return err
-		}
+		mac := hmac.New(s.hash, k.Secret)
+		k.Key, k.IV = expand(mac, "key", s.keyLen), expand(mac, "iv", s.ivLen)
 	}
 	if len(k.Key) != s.keyLen || len(k.IV) != s.ivLen {
 		return ErrKeyLength
@@ -140,12 +134,9 @@ func (k Keys) Next() (Keys, error) {
 	if len(k.Secret) == 0 {
 		return Keys{}, ErrNoSecret
 	}
-	next, err := expandLabel(s, k.Secret, "traffic upd", s.hashLen)
-	if err != nil {
-		return Keys{}, err
-	}
-	n := Keys{Version: k.Version, Suite: k.Suite, Secret: next, Epoch: k.Epoch + 1}
-	err = n.Derive()
+	n := Keys{Version: k.Version, Suite: k.Suite, Epoch: k.Epoch + 1,
+		Secret: expandLabel(s, k.Secret, "traffic upd", s.hashLen)}
+	err := n.Derive()
 	return n, err
 }
 
@@ -164,15 +155,25 @@ func (k *Keys) Wipe() {
 	k.Secret, k.Key, k.IV = nil, nil, nil
 }
 
-// expandLabel is HKDF-Expand-Label with an empty context (RFC 8446, 7.1).
-func expandLabel(s *suite, secret []byte, label string, n int) ([]byte, error) {
-	info := make([]byte, 0, 32)
-	info = binary.BigEndian.AppendUint16(info, uint16(n))
-	info = append(info, byte(len("tls13 ")+len(label)))
-	info = append(info, "tls13 "...)
-	info = append(info, label...)
-	info = append(info, 0)
-	return hkdf.Expand(s.hash, secret, string(info), n)
+// expandLabel is HKDF-Expand-Label with an empty context (RFC 8446, 7.1). What
+// is asked for here is never longer than the hash, so the expansion (RFC 5869,
+// 2.3) is one HMAC.
+func expandLabel(s *suite, secret []byte, label string, n int) []byte {
+	mac := hmac.New(s.hash, secret)
+	return expand(mac, label, n)
+}
+
+func expand(mac hash.Hash, label string, n int) []byte {
+	const prefix = "tls13 "
+	var info [32]byte
+	b := binary.BigEndian.AppendUint16(info[:0], uint16(n))
+	b = append(b, byte(len(prefix)+len(label)))
+	b = append(b, prefix...)
+	b = append(b, label...)
+	b = append(b, 0, 1) // no context; block 1
+	mac.Reset()
+	mac.Write(b)
+	return mac.Sum(make([]byte, 0, sha512.Size384))[:n:n]
 }
 
 // KeyBlock returns the keys of both directions of a TLS 1.2 association
@@ -214,52 +215,90 @@ func prf12(h func() hash.Hash, secret, seed []byte, n int) []byte {
 	return out[:n]
 }
 
+// holding is what half.secret is.
+type holding uint8
+
+const (
+	holdsKey    holding = iota // and iv is set
+	holdsSecret                // the traffic secret; iv is set while there is an aead
+	wiped                      // zeros, which are no key
+)
+
 // half is what Sealer and Opener share: the key of one direction and where it
-// stands. Secret, key and iv lie in arrays so that an idle half is one small
-// allocation; the AEAD object, ten times larger, is made at its first use.
+// stands. Everything lies in arrays, so that an idle half is one small
+// allocation. What follows from the rest is made at its first use: key and iv
+// from a traffic secret, and the AEAD object, which is ten times larger.
 type half struct {
 	suite  *suite
-	id     uint16
 	aead   cipher.AEAD
 	seq    uint64
 	epoch  uint64
 	secret [sha512.Size384]byte
-	key    [32]byte
 	iv     [nonceLen]byte
 	nonce  [nonceLen]byte
+	id     uint16
 	aad    [13]byte
-	hasSec bool
-	wiped  bool // the zeros in key are no key
+	hold   holding
 }
 
 func (h *half) init(k Keys) error {
+	h.aead = nil
+	s := lookup(k.Version, k.Suite)
+	if s != nil && s.version == TLS13 && len(k.Secret) == s.hashLen {
+		if err := k.consistent(); err != nil {
+			return err
+		}
+		copy(h.secret[:], k.Secret)
+		h.hold = holdsSecret
+	} else {
+		if err := k.Derive(); err != nil {
+			return err
+		}
+		copy(h.secret[:], k.Key)
+		copy(h.iv[:], k.IV)
+		h.hold = holdsKey
+	}
+	h.suite, h.id = s, k.Suite
+	h.seq, h.epoch = k.Seq, k.Epoch
+	return nil
+}
+
+// consistent checks that key and iv, where they are set beside a secret, follow
+// from it.
+func (k *Keys) consistent() error {
 	if len(k.Key) == 0 && len(k.IV) == 0 {
-		defer func() { clear(k.Key); clear(k.IV) }() // derived here, of use to nobody else
+		return nil
 	}
 	if err := k.Derive(); err != nil {
 		return err
 	}
-	h.suite, h.id = lookup(k.Version, k.Suite), k.Suite
-	h.seq, h.epoch = k.Seq, k.Epoch
-	h.hasSec = len(k.Secret) > 0
-	copy(h.secret[:], k.Secret)
-	copy(h.key[:], k.Key)
-	copy(h.iv[:], k.IV)
-	h.aead = nil
-	return nil
+	d := Keys{Version: k.Version, Suite: k.Suite, Secret: k.Secret}
+	err := d.Derive()
+	if err == nil && (!bytes.Equal(d.Key, k.Key) || !bytes.Equal(d.IV, k.IV)) {
+		err = ErrKeyMismatch
+	}
+	clear(d.Key)
+	clear(d.IV)
+	return err
 }
 
-// ready makes the AEAD object. It fails only where GODEBUG=fips140=only
-// forbids nonces of our own; see Usable.
+// ready makes the AEAD object. It fails where GODEBUG=fips140=only forbids
+// nonces of our own (see Usable), and after wipe.
 func (h *half) ready() error {
 	if h.aead != nil {
 		return nil
 	}
-	if h.wiped {
+	if h.hold == wiped {
 		return errWiped
 	}
+	k := h.keys()
+	defer k.Wipe()
+	if err := k.Derive(); err != nil {
+		return err
+	}
+	copy(h.iv[:], k.IV)
 	var err error
-	h.aead, err = newAEAD(h.suite, h.key[:h.suite.keyLen])
+	h.aead, err = newAEAD(h.suite, k.Key)
 	return err
 }
 
@@ -286,39 +325,47 @@ func Usable(version, suite uint16) error {
 	return err
 }
 
-// keys returns a copy of the keys at the next sequence number. After wipe it
-// has no Key, Secret or IV.
+// keys returns a copy of the keys at the next sequence number: the secret where
+// there is one, else key and iv. After wipe it has neither.
 func (h *half) keys() Keys {
 	k := Keys{Version: h.suite.version, Suite: h.id, Epoch: h.epoch, Seq: h.seq}
-	if h.wiped {
-		return k
-	}
-	k.Key, k.IV = bytes.Clone(h.key[:h.suite.keyLen]), bytes.Clone(h.iv[:h.suite.ivLen])
-	if h.hasSec {
+	switch h.hold {
+	case holdsSecret:
 		k.Secret = bytes.Clone(h.secret[:h.suite.hashLen])
+	case holdsKey:
+		k.Key, k.IV = bytes.Clone(h.secret[:h.suite.keyLen]), bytes.Clone(h.iv[:h.suite.ivLen])
 	}
 	return k
 }
 
-// next replaces the keys by those of the next epoch.
-func (h *half) next() error {
+// fullKeys is keys with key and iv in any case.
+func (h *half) fullKeys() Keys {
 	k := h.keys()
-	defer k.Wipe()
-	n, err := k.Next()
-	if err != nil {
-		return err
+	if h.hold != wiped {
+		k.Derive() // it did not fail at init
 	}
-	defer n.Wipe()
-	return h.init(n)
+	return k
+}
+
+// next replaces the secret by that of the next epoch (RFC 8446, 7.2).
+func (h *half) next() error {
+	if h.hold != holdsSecret {
+		return ErrNoSecret
+	}
+	n := expandLabel(h.suite, h.secret[:h.suite.hashLen], "traffic upd", h.suite.hashLen)
+	copy(h.secret[:], n)
+	clear(n)
+	h.aead, h.seq = nil, 0
+	h.epoch++
+	return nil
 }
 
 // wipe forgets the keys. The AEAD object's key schedule is Go's to collect.
 func (h *half) wipe() {
 	clear(h.secret[:])
-	clear(h.key[:])
 	clear(h.iv[:])
 	clear(h.nonce[:])
-	h.aead, h.hasSec, h.wiped = nil, false, true
+	h.aead, h.hold = nil, wiped
 }
 
 // setNonce is the nonce of RFC 8446, 5.3 and RFC 7905, 2: iv xor number.

@@ -501,3 +501,37 @@ func TestFIPSOnlyModeIsAnErrorNotAPanic(t *testing.T) {
 		}
 	}
 }
+
+func TestKeysThatDoNotFollowFromTheSecretAreRefused(t *testing.T) {
+	good, err := record.TrafficKeys(0x1301, make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*record.Keys){
+		"key": func(k *record.Keys) { k.Key[0] ^= 1 },
+		"iv":  func(k *record.Keys) { k.IV[11] ^= 1 },
+	} {
+		k := good.Clone()
+		change(&k)
+		if _, err := record.NewSealer(k); err != record.ErrKeyMismatch {
+			t.Errorf("NewSealer, other %s: %v", name, err)
+		}
+		if _, err := record.NewOpener(k); err != record.ErrKeyMismatch {
+			t.Errorf("NewOpener, other %s: %v", name, err)
+		}
+	}
+}
+
+func TestContentTypeZeroIsNotSealed(t *testing.T) {
+	k, err := record.TrafficKeys(0x1301, make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := record.NewSealer(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := s.Seal(nil, 0, []byte("x")); err != record.ErrType || out != nil || s.Seq() != 0 {
+		t.Error(out, err, s.Seq())
+	}
+}

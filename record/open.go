@@ -10,7 +10,7 @@ import (
 type Opener struct{ half }
 
 // NewOpener returns an opener for k and copies what it needs of it. The errors
-// are [ErrSuite] and [ErrKeyLength].
+// are [ErrSuite], [ErrKeyLength] and [ErrKeyMismatch].
 func NewOpener(k Keys) (*Opener, error) {
 	o := new(Opener)
 	if err := o.init(k); err != nil {
@@ -20,7 +20,7 @@ func NewOpener(k Keys) (*Opener, error) {
 }
 
 // Keys returns a copy of the keys, at the sequence number of the next record.
-func (o *Opener) Keys() Keys { return o.keys() }
+func (o *Opener) Keys() Keys { return o.fullKeys() }
 
 // Seq is the sequence number of the next record, Epoch the number of rekeys.
 func (o *Opener) Seq() uint64   { return o.seq }
@@ -76,8 +76,9 @@ func (o *Opener) Room(rec []byte) int { return max(len(rec)-HeaderLen-o.overhead
 // payload starts at dst[0]; dst must be at least [Opener.Room] bytes long, may
 // not overlap rec, and is scratch beyond the payload.
 //
-// The sequence number moves on only when the record opened. An error is an
-// [*Error]; after it the association must end.
+// The sequence number moves on only when the record opened. An error about the
+// record is an [*Error]; after it the association must end. The others are
+// those of an opener that was wiped or that this process may not use.
 func (o *Opener) Open(dst, rec []byte) (typ ContentType, payload []byte, err error) {
 	if n, err := o.Frame(rec); err != nil {
 		return 0, nil, err

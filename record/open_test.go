@@ -191,12 +191,12 @@ func TestOpenRefusesRecordsOfAnotherKeyOrIV(t *testing.T) {
 		refusedOpen(t, opener(t, p.keys("somebody else's", 4)), rec, record.BadRecordMAC)
 		for i := range p.keyLen {
 			k := p.keys("pair", 4)
-			k.Key[i] ^= 1
+			k.Secret, k.Key[i] = nil, k.Key[i]^1
 			refusedOpen(t, opener(t, k), rec, record.BadRecordMAC)
 		}
 		for i := range p.ivLen {
 			k := p.keys("pair", 4)
-			k.IV[i] ^= 1
+			k.Secret, k.IV[i] = nil, k.IV[i]^1
 			refusedOpen(t, opener(t, k), rec, record.BadRecordMAC)
 		}
 		opens(t, opener(t, p.keys("pair", 4)), rec, "x")

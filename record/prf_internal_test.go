@@ -70,11 +70,11 @@ func TestWipeLeavesNoKeyBytesInSealerOrOpener(t *testing.T) {
 	s.Wipe()
 	o.Wipe()
 	for name, h := range map[string]*half{"sealer": &s.half, "opener": &o.half} {
-		if h.secret != [len(h.secret)]byte{} || h.key != [len(h.key)]byte{} ||
+		if h.secret != [len(h.secret)]byte{} ||
 			h.iv != [len(h.iv)]byte{} || h.nonce != [len(h.nonce)]byte{} {
 			t.Errorf("%s still holds key material", name)
 		}
-		if h.aead != nil || h.hasSec {
+		if h.aead != nil || h.hold != wiped {
 			t.Errorf("%s still holds the cipher or says it has a secret", name)
 		}
 	}

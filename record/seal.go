@@ -11,39 +11,36 @@ import (
 type Sealer struct {
 	half
 	limit uint64 // records this key may seal
-	max   uint64 // the user's own limit, 0 is none
-	pad   int    // content is padded to a multiple of pad; 0 or 1 is none
+	pad   uint16 // content is padded to a multiple of pad; 0 or 1 is none
 }
 
 // NewSealer returns a sealer for k and copies what it needs of it. The errors
-// are [ErrSuite] and [ErrKeyLength].
+// are [ErrSuite], [ErrKeyLength] and [ErrKeyMismatch].
 func NewSealer(k Keys) (*Sealer, error) {
 	s := new(Sealer)
 	if err := s.init(k); err != nil {
 		return nil, err
 	}
-	s.setLimit()
+	s.SetMaxRecords(0)
 	return s, nil
-}
-
-func (s *Sealer) setLimit() {
-	s.limit = Limit(s.suite.version, s.id)
-	if s.max != 0 && s.max < s.limit {
-		s.limit = s.max
-	}
 }
 
 // SetMaxRecords lowers the number of records that one key may seal; 0 sets the
 // limit of the suite again. It never raises it above [Limit].
-func (s *Sealer) SetMaxRecords(n uint64) { s.max = n; s.setLimit() }
+func (s *Sealer) SetMaxRecords(n uint64) {
+	s.limit = Limit(s.suite.version, s.id)
+	if n != 0 {
+		s.limit = min(s.limit, n)
+	}
+}
 
 // SetPadding pads the content of TLS 1.3 records to a multiple of n bytes, at
 // most to [MaxPlaintext] (RFC 8446, 5.4). 0 and 1 mean none. TLS 1.2 AEAD
 // suites cannot pad: there it does nothing.
-func (s *Sealer) SetPadding(n int) { s.pad = min(max(n, 0), MaxPlaintext) }
+func (s *Sealer) SetPadding(n int) { s.pad = uint16(min(max(n, 0), MaxPlaintext)) }
 
 // Keys returns a copy of the keys, at the sequence number of the next record.
-func (s *Sealer) Keys() Keys { return s.keys() }
+func (s *Sealer) Keys() Keys { return s.fullKeys() }
 
 // Seq is the sequence number of the next record, Epoch the number of rekeys.
 func (s *Sealer) Seq() uint64   { return s.seq }
@@ -62,7 +59,7 @@ func (s *Sealer) Left() uint64 {
 func (s *Sealer) Next() error { return s.next() }
 
 // CanNext reports whether Next works: the keys came with a traffic secret.
-func (s *Sealer) CanNext() bool { return s.hasSec }
+func (s *Sealer) CanNext() bool { return s.hold == holdsSecret }
 
 // Wipe overwrites the keys. The sealer is of no use afterwards.
 func (s *Sealer) Wipe() { s.wipe() }
@@ -84,7 +81,8 @@ func (s *Sealer) padding(n int) int {
 	if s.pad <= 1 || s.suite.version != TLS13 {
 		return 0
 	}
-	full := min((n+s.pad-1)/s.pad*s.pad, MaxPlaintext)
+	pad := int(s.pad)
+	full := min((n+pad-1)/pad*pad, MaxPlaintext)
 	return max(full-n, 0)
 }
 
@@ -96,11 +94,16 @@ func (s *Sealer) padding(n int) int {
 // the end of dst in dst's own array: then it is sealed in place, without a
 // copy. Otherwise it must not overlap the room behind dst.
 //
-// The errors are [ErrTooLarge] and [ErrKeyLimit]; the record was then not
-// made, dst is returned as it was, and no sequence number is spent.
+// The errors are [ErrTooLarge], [ErrType] and [ErrKeyLimit], and those of a
+// sealer that was wiped or that this process may not use (see [Usable]). The
+// record was then not made, dst is returned as it was, and no sequence number
+// is spent.
 func (s *Sealer) Seal(dst []byte, typ ContentType, payload []byte) ([]byte, error) {
 	if len(payload) > MaxPlaintext {
 		return dst, ErrTooLarge
+	}
+	if typ == 0 { // in TLS 1.3 it would be padding
+		return dst, ErrType
 	}
 	if s.Left() == 0 {
 		return dst, ErrKeyLimit

@@ -39,7 +39,7 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand(), connectCommand())
+	root.AddCommand(serveCommand(), connectCommand(), benchCommand())
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return hint(err, "see '%s --help'", c.CommandPath())
 	})

@@ -23,6 +23,9 @@ func clientConfig(user *tls.Config, w *wire) *tls.Config {
 // SetSessionTicketKeys on user is seen. That Clone copies automatic keys is
 // not promised by its documentation: TestTicketKeys pins it.
 func serverConfig(user *tls.Config, w *wire) *tls.Config {
+	if user == nil {
+		user = new(tls.Config) // has no certificate: crypto/tls says so
+	}
 	user.DecryptTicket(nil, tls.ConnectionState{})
 	c := user.Clone()
 	w.observe(c)

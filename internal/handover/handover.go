@@ -55,6 +55,10 @@ func Server(ctx context.Context, carrier, via net.Conn, user *tls.Config) (*Resu
 func run(ctx context.Context, w *wire, tc *tls.Conn, cache bool) (*Result, error) {
 	defer w.forget()
 	if err := tc.HandshakeContext(ctx); err != nil {
+		if e, ok := errors.AsType[tls.RecordHeaderError](err); ok && e.Conn != nil {
+			e.Conn = w.Conn // not the wire, which ends here
+			err = e
+		}
 		return nil, err
 	}
 	r := &Result{State: tc.ConnectionState()}

@@ -2,6 +2,7 @@ package handover
 
 import (
 	"crypto/tls"
+	"io"
 	"os"
 	"sync"
 	"time"
@@ -9,8 +10,9 @@ import (
 
 // Passthrough is a connection whose records crypto/tls keeps, because no
 // socket can have them. It adds to tls.Conn what a socket promises and
-// crypto/tls does not: an end without close_notify is [ErrTruncated], and a
-// write that times out can go on later.
+// crypto/tls does not: an end without close_notify is [ErrTruncated], or
+// io.ErrUnexpectedEOF inside a record, and a write that times out can go on
+// later.
 //
 // One reader and one writer may run at once.
 type Passthrough struct {
@@ -46,7 +48,17 @@ func (p *Passthrough) Read(b []byte) (int, error) {
 		p.peek[0] = 0
 		return 1, nil
 	}
-	return p.tc.Read(b)
+	n, err := p.tc.Read(b)
+	return n, p.truncated(err)
+}
+
+// truncated tells the two ends apart that crypto/tls calls io.EOF: it does not
+// read on after close_notify, so whoever saw the carrier end has not seen that.
+func (p *Passthrough) truncated(err error) error {
+	if err == io.EOF && p.w.ended {
+		return ErrTruncated
+	}
+	return err
 }
 
 // Wait returns when Read would not block. crypto/tls does not say when it has
@@ -62,7 +74,7 @@ func (p *Passthrough) Wait() error {
 	if n > 0 {
 		return nil
 	}
-	return err
+	return p.truncated(err)
 }
 
 // Write counts what was sealed: after os.ErrDeadlineExceeded the next call
@@ -70,6 +82,8 @@ func (p *Passthrough) Wait() error {
 func (p *Passthrough) Write(b []byte) (n int, err error) {
 	p.wmu.Lock()
 	defer p.wmu.Unlock()
+	p.w.hold()
+	defer p.w.release()
 	const turn = 16 << 10 // at most this much is sealed and unsent
 	for {
 		if p.expired() {
@@ -99,6 +113,8 @@ func (p *Passthrough) expired() bool {
 func (p *Passthrough) CloseWrite() error {
 	p.wmu.Lock()
 	defer p.wmu.Unlock()
+	p.w.hold()
+	defer p.w.release()
 	if err := p.w.flush(); err != nil {
 		return err
 	}
@@ -108,8 +124,23 @@ func (p *Passthrough) CloseWrite() error {
 	return p.w.flush()
 }
 
-// Close sends close_notify unless a Write is under way, and closes the carrier.
-func (p *Passthrough) Close() error { return p.tc.Close() }
+// closeTimeout is the longest that Close waits for the carrier.
+const closeTimeout = 5 * time.Second
+
+// Close sends what is sealed, and close_notify, unless a Write is under way,
+// and closes the carrier.
+func (p *Passthrough) Close() error {
+	if p.wmu.TryLock() {
+		defer p.wmu.Unlock()
+		p.w.hold()
+		defer p.w.release()
+		p.w.Conn.SetWriteDeadline(time.Now().Add(closeTimeout))
+		if p.tc.CloseWrite() == nil {
+			p.w.flush()
+		}
+	}
+	return p.w.Conn.Close()
+}
 
 func (p *Passthrough) SetReadDeadline(t time.Time) error { return p.tc.SetReadDeadline(t) }
 

@@ -79,12 +79,10 @@ func (w *wire) keys13(suite uint16) (client, server record.Keys, err error) {
 	if w.logged.clientTraffic == nil || w.logged.serverTraffic == nil {
 		return client, server, fmt.Errorf("%w: no traffic secrets were logged", errSecrets)
 	}
-	if client, err = record.TrafficKeys(suite, w.logged.clientTraffic); err != nil {
-		return client, server, fmt.Errorf("%w: %w", errSecrets, err)
-	}
-	if server, err = record.TrafficKeys(suite, w.logged.serverTraffic); err != nil {
-		return client, server, fmt.Errorf("%w: %w", errSecrets, err)
-	}
+	// Key and iv are left to the first record: many a connection closes or
+	// moves on without one in a direction.
+	client = record.Keys{Version: record.TLS13, Suite: suite, Secret: bytes.Clone(w.logged.clientTraffic)}
+	server = record.Keys{Version: record.TLS13, Suite: suite, Secret: bytes.Clone(w.logged.serverTraffic)}
 	if w.client || len(w.appRecords) == 0 {
 		return client, server, nil
 	}
@@ -93,9 +91,8 @@ func (w *wire) keys13(suite uint16) (client, server record.Keys, err error) {
 		return client, server, fmt.Errorf("%w: %w", errSecrets, err)
 	}
 	defer o.Wipe()
-	scratch := make([]byte, record.MaxRecord)
-	for _, rec := range w.appRecords {
-		if _, _, err := o.Open(scratch, rec); err != nil && o.Seq() > 0 {
+	for _, rec := range w.appRecords { // copies, spent here
+		if _, _, err := o.Open(nil, rec); err != nil && o.Seq() > 0 {
 			return client, server, fmt.Errorf("%w: own record %d does not open", errSecrets, o.Seq())
 		}
 	}
@@ -120,7 +117,7 @@ func (w *wire) keys12(suite uint16, cs tls.ConnectionState) (client, server reco
 		return client, server, fmt.Errorf("%w: no hello messages were seen", errSecrets)
 	}
 	cr, sr := w.clientHello[random:randomEnd], w.serverHello[random:randomEnd]
-	scratch := make([]byte, record.MaxRecord)
+	scratch := make([]byte, len(w.lastSent))
 	fits := func(master []byte) bool {
 		if client, server, err = record.KeyBlock(suite, master, cr, sr); err != nil {
 			return false

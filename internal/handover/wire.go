@@ -13,9 +13,8 @@ import (
 	"github.com/aftls/aftls/record"
 )
 
-// ErrTruncated is the end of the carrier without close_notify. It is not
-// io.EOF or io.ErrUnexpectedEOF, both of which crypto/tls turns into a clean
-// end.
+// ErrTruncated is the end of the carrier between two records, without
+// close_notify.
 var ErrTruncated = errors.New("connection ended without close_notify")
 
 // mode is who the records belong to.
@@ -54,8 +53,13 @@ type wire struct {
 	configs                  []*tls.Config // that may hold the ticket keys, best first
 	sessions                 []*tls.SessionState
 
-	wmu  sync.Mutex // through: left
-	left []byte     // through: sealed by crypto/tls, not yet taken by the carrier
+	// Passing through.
+	ended   bool       // for the reader: the carrier has ended
+	wmu     sync.Mutex // of who writes to the carrier
+	lmu     sync.Mutex // left, late, senders
+	left    []byte     // sealed by crypto/tls, not yet taken by the carrier
+	late    bool       // some of it was sealed after the last flush began
+	senders int        // calls that flush before they end
 }
 
 // forget drops what only the handover needed and wipes our copies of secrets.
@@ -86,10 +90,11 @@ func (w *wire) Read(p []byte) (int, error) {
 		return w.inject.Read(p)
 	case through:
 		n, err := w.Conn.Read(p)
-		if err == io.EOF {
-			err = ErrTruncated
+		if err == io.EOF && n > 0 {
+			err = nil // comes again, if crypto/tls wants to know
 		}
-		return n, err
+		w.ended = err == io.EOF
+		return n, carrierError(err)
 	}
 	if len(p) == 0 {
 		return 0, nil
@@ -132,15 +137,23 @@ func (w *wire) note(fromServer bool, p []byte) {
 		hello = &w.serverHello
 	}
 	const header = 4
-	have := len(*hello)
-	if have >= header {
-		m := *hello
-		if have >= header+int(m[1])<<16+int(m[2])<<8+int(m[3]) {
-			return
-		}
+	if len(*hello)+len(p) < header {
+		*hello = append(*hello, p...)
+		return
 	}
-	*hello = append(*hello, p...)
+	var head [header]byte
+	copy(head[copy(head[:], *hello):], p)
+	whole := header + int(head[1])<<16 + int(head[2])<<8 + int(head[3])
+	if cap(*hello) < whole && len(*hello) <= header && whole <= maxHello {
+		*hello = append(make([]byte, 0, whole), *hello...)
+	}
+	if missing := whole - len(*hello); missing > 0 {
+		*hello = append(*hello, p[:min(len(p), missing)]...)
+	}
 }
+
+// maxHello is how much memory a length in a header is believed at once.
+const maxHello = 16 << 10
 
 func (w *wire) Write(p []byte) (int, error) {
 	switch w.getMode() {
@@ -185,34 +198,91 @@ func (w *wire) noteSent(p []byte) {
 	}
 }
 
-// writeThrough gives crypto/tls no timeout to see: for it a timeout is the end
-// of the connection. What the carrier did not take is kept; flush sends it.
+// writeThrough only keeps what crypto/tls seals, and never blocks: crypto/tls
+// holds its write lock meanwhile, which a reader with an alert to send would
+// wait for, and takes a timeout for the end of the connection. Whoever writes
+// sends it with flush; what comes from a reader is sent aside.
 func (w *wire) writeThrough(p []byte) (int, error) {
-	w.wmu.Lock()
-	defer w.wmu.Unlock()
-	w.left = append(w.left, p...)
-	if err := w.flushLocked(); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		return 0, err
+	w.lmu.Lock()
+	defer w.lmu.Unlock()
+	if len(w.left)+len(p) > maxLeft {
+		return 0, errLeft
+	}
+	w.left, w.late = append(w.left, p...), true
+	if w.senders == 0 {
+		w.senders++
+		go w.sendAside()
 	}
 	return len(p), nil
 }
 
+// maxLeft bounds what a peer that asks for answers and does not read them can
+// make us hold. A writer has one turn of its own there.
+const maxLeft = 64 << 10
+
+var errLeft = errors.New("the peer asks for answers and does not read them")
+
+// hold promises to flush before release.
+func (w *wire) hold() {
+	w.lmu.Lock()
+	w.senders++
+	w.lmu.Unlock()
+}
+
+// release ends hold. What was sealed after the last flush is still sent.
+func (w *wire) release() {
+	w.lmu.Lock()
+	defer w.lmu.Unlock()
+	if w.senders == 1 && w.late {
+		go w.sendAside()
+		return
+	}
+	w.senders--
+}
+
+func (w *wire) sendAside() {
+	w.flush()
+	w.release()
+}
+
+// flush sends what is sealed. What the carrier did not take is left for the
+// next time.
 func (w *wire) flush() error {
 	w.wmu.Lock()
 	defer w.wmu.Unlock()
-	return w.flushLocked()
+	for {
+		w.lmu.Lock()
+		b := w.left
+		w.late = false
+		w.lmu.Unlock()
+		if len(b) == 0 {
+			return nil
+		}
+		n, err := w.Conn.Write(b)
+		w.lmu.Lock()
+		if w.left = w.left[n:]; len(w.left) == 0 {
+			w.left = nil
+		}
+		w.lmu.Unlock()
+		if err != nil {
+			return carrierError(err)
+		}
+	}
 }
 
-func (w *wire) flushLocked() error {
-	if len(w.left) == 0 {
-		return nil
+// CarrierError is an error of the carrier in passthrough, as crypto/tls hands
+// it on.
+type CarrierError struct{ Err error }
+
+func (e *CarrierError) Error() string { return e.Err.Error() }
+func (e *CarrierError) Unwrap() error { return e.Err }
+
+// carrierError leaves alone what crypto/tls looks at: the end and timeouts.
+func carrierError(err error) error {
+	if err == nil || err == io.EOF || errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
 	}
-	n, err := w.Conn.Write(w.left)
-	w.left = w.left[n:]
-	if len(w.left) == 0 {
-		w.left = nil
-	}
-	return err
+	return &CarrierError{err}
 }
 
 // After the handover the carrier belongs to a socket: what a parked tls.Conn
@@ -239,8 +309,10 @@ func (w *wire) SetReadDeadline(t time.Time) error {
 	return w.Conn.SetReadDeadline(t)
 }
 
+// SetWriteDeadline is called by crypto/tls around close_notify, too: passing
+// through, the deadline is the user's.
 func (w *wire) SetWriteDeadline(t time.Time) error {
-	if w.getMode() == detached {
+	if w.getMode() != handshaking {
 		return nil
 	}
 	return w.Conn.SetWriteDeadline(t)

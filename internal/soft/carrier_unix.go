@@ -21,7 +21,7 @@ func (r *Receiver) read() (int, error) {
 	if err := r.raw.Read(r.tryRead); err != nil {
 		return 0, cause(err)
 	}
-	if r.gotErr != nil {
+	if r.gotErr != 0 {
 		return 0, os.NewSyscallError("read", r.gotErr)
 	}
 	if r.got == 0 {
@@ -35,8 +35,9 @@ func (r *Receiver) read() (int, error) {
 func (r *Receiver) tryReadFD(fd uintptr) bool {
 	b := r.room()
 	for {
-		r.got, r.gotErr = syscall.Read(int(fd), b)
-		if r.gotErr != syscall.EINTR {
+		n, err := syscall.Read(int(fd), b)
+		r.got = n
+		if r.gotErr, _ = err.(syscall.Errno); r.gotErr != syscall.EINTR {
 			break
 		}
 	}

@@ -24,19 +24,20 @@ type Receiver struct {
 	buf  []byte // borrowed; nil while nothing is unread
 	r, w int    // buf[r:w] is sealed and unread
 
-	// At most one of the two is unread, and lies in buf in front of r.
-	plain   []byte
-	control []byte // nil: no control record is waiting
+	// One record at most is open and unread. Its payload lies in buf in front
+	// of r; typ is 0 when there is none.
+	payload []byte
 	typ     record.ContentType
 
-	size  int   // of the next buffer to borrow: grows under load
-	limit int   // for size: a caller with a small slice gets no large buffer
-	empty int   // data records without data, in a row
+	// An idle connection keeps this struct and no buffer, so it is narrow.
+	size  int32 // of the next buffer to borrow: grows under load
+	limit int32 // for size: a caller with a small slice gets no large buffer
+	empty int32 // data records without data, in a row
 	err   error // sticky
 
 	tryRead func(fd uintptr) bool
 	got     int
-	gotErr  error
+	gotErr  syscall.Errno
 
 	stats Stats
 }
@@ -64,7 +65,9 @@ func NewReceiver(conn net.Conn, ciphertext, plaintext []byte) *Receiver {
 			r.buf = make([]byte, n)
 		}
 		r.r = copy(r.buf, plaintext)
-		r.plain = r.buf[:r.r]
+		if r.r > 0 {
+			r.payload, r.typ = r.buf[:r.r], record.ApplicationData
+		}
 		r.w = r.r + copy(r.buf[r.r:], ciphertext)
 	}
 	return r
@@ -129,13 +132,13 @@ func (r *Receiver) Read(p []byte) (n int, err error) {
 		r.limit = batchSize
 	}
 	for n < len(p) {
-		if len(r.plain) > 0 {
-			m := copy(p[n:], r.plain)
-			r.plain = r.plain[m:]
+		if r.typ == record.ApplicationData {
+			m := copy(p[n:], r.payload)
+			r.took(m)
 			n += m
 			continue
 		}
-		if r.control != nil {
+		if r.typ != 0 {
 			err = ErrControl
 			break
 		}
@@ -158,8 +161,15 @@ func (r *Receiver) Read(p []byte) (n int, err error) {
 	return 0, err
 }
 
-// open opens the next record, into p where it fits and adds to n; otherwise
-// the payload becomes plain or control. ok is false when there is no whole
+// took takes m bytes of the open payload.
+func (r *Receiver) took(m int) {
+	if r.payload = r.payload[m:]; len(r.payload) == 0 {
+		r.payload, r.typ = nil, 0
+	}
+}
+
+// open opens the next record, into p where it is data that fits, and adds to n;
+// otherwise the payload stays in buf. ok is false when there is no whole
 // record to open.
 func (r *Receiver) open(p []byte, n *int) (ok bool, err error) {
 	rec, err := r.whole()
@@ -183,10 +193,7 @@ func (r *Receiver) open(p []byte, n *int) (ok bool, err error) {
 			payload = rec[:copy(rec, payload)]
 			clear(dst)
 		}
-		r.typ, r.control = typ, payload
-		if r.control == nil {
-			r.control = rec[:0]
-		}
+		r.typ, r.payload = typ, payload
 	case len(payload) == 0:
 		if r.empty++; r.empty > maxEmpty {
 			return false, r.fail(&record.Error{Alert: record.UnexpectedMessage, Reason: "too many records without data"})
@@ -197,7 +204,7 @@ func (r *Receiver) open(p []byte, n *int) (ok bool, err error) {
 		if dst != nil {
 			*n += len(payload)
 		} else {
-			r.plain = payload
+			r.typ, r.payload = typ, payload
 		}
 	}
 	return true, nil
@@ -226,7 +233,7 @@ func (r *Receiver) fail(err error) error {
 }
 
 // fill reads once from the carrier. The caller has seen that buf holds no
-// whole record, and that plain and control are empty.
+// whole record, and that none is open.
 func (r *Receiver) fill() error {
 	for range 100 { // a net.Conn may read nothing without an error, now and then
 		n, err := r.read()
@@ -263,7 +270,7 @@ func (r *Receiver) adapt(n int) {
 // room returns the free part of buf, large enough to bring the record that has
 // begun to its end.
 func (r *Receiver) room() []byte {
-	need := min(r.size, r.limit)
+	need := int(min(r.size, r.limit))
 	if n, _ := r.opener.Frame(r.buf[r.r:r.w]); n > need {
 		need = n
 	}
@@ -309,23 +316,25 @@ func (r *Receiver) drop() {
 
 // release gives the buffer back when nothing in it is unread.
 func (r *Receiver) release() {
-	if r.buf != nil && r.r == r.w && len(r.plain) == 0 && r.control == nil {
+	if r.buf != nil && r.r == r.w && r.typ == 0 {
 		r.drop()
-		r.r, r.w, r.plain = 0, 0, nil
+		r.r, r.w = 0, 0
 	}
 }
 
 // Control returns the control record that Read stopped at: its type and
 // payload. The payload is valid until Consume. ok is false when there is none.
 func (r *Receiver) Control() (typ record.ContentType, payload []byte, ok bool) {
-	return r.typ, r.control, r.control != nil
+	if r.typ == 0 || r.typ == record.ApplicationData {
+		return 0, nil, false
+	}
+	return r.typ, r.payload, true
 }
 
 // Consume takes n bytes of the control record's payload; the record is gone
 // when none are left.
 func (r *Receiver) Consume(n int) {
-	if r.control = r.control[n:]; len(r.control) == 0 {
-		r.control = nil
+	if r.took(n); r.typ == 0 {
 		r.note()
 		r.release()
 	}
@@ -334,7 +343,7 @@ func (r *Receiver) Consume(n int) {
 // PutBack makes a control record wait in front of everything that is unread,
 // as it did in an earlier receiver. It comes right after NewReceiver.
 func (r *Receiver) PutBack(typ record.ContentType, payload []byte) {
-	r.typ, r.control = typ, append(make([]byte, 0, len(payload)+1), payload...)
+	r.typ, r.payload = typ, append([]byte(nil), payload...)
 }
 
 // Next waits until application data or a control record is there to be had
@@ -344,7 +353,7 @@ func (r *Receiver) Next() error {
 		return ErrNoKeys
 	}
 	r.limit = recordSize
-	for len(r.plain) == 0 && r.control == nil {
+	for r.typ == 0 {
 		var n int
 		ok, err := r.open(nil, &n)
 		if !ok && err == nil {
@@ -361,11 +370,16 @@ func (r *Receiver) Next() error {
 
 // Plain returns the application data that is open and unread, at most one
 // record of it. It is valid until Take, Read or Next.
-func (r *Receiver) Plain() []byte { return r.plain }
+func (r *Receiver) Plain() []byte {
+	if r.typ != record.ApplicationData {
+		return nil
+	}
+	return r.payload
+}
 
 // Take takes n bytes of Plain.
 func (r *Receiver) Take(n int) {
-	r.plain = r.plain[n:]
+	r.took(n)
 	r.release()
 }
 
@@ -376,7 +390,7 @@ func (r *Receiver) Unread() (ciphertext, plaintext []byte) {
 	if r.w > r.r {
 		ciphertext = append(ciphertext, r.buf[r.r:r.w]...)
 	}
-	return ciphertext, append(plaintext, r.plain...)
+	return ciphertext, append(plaintext, r.Plain()...)
 }
 
 // Close wipes the keys and gives the buffer back. Every later Read fails.
@@ -386,8 +400,8 @@ func (r *Receiver) Close(err error) {
 		r.opener.Wipe()
 	}
 	if r.buf != nil {
-		clear(r.plain)
+		clear(r.payload)
 		r.drop()
 	}
-	r.r, r.w, r.plain, r.control = 0, 0, nil, nil
+	r.r, r.w, r.payload, r.typ = 0, 0, nil, 0
 }

@@ -36,10 +36,9 @@ type Sender struct {
 
 	batch []byte // borrowed; nil while out is empty
 	out   []byte // in batch: sealed, not yet taken by the carrier
-	one   [1][]byte
 
-	ramped   int // bytes of the ramp already sent
-	last     time.Time
+	ramped   int   // bytes of the ramp already sent
+	last     int64 // time of the last batch, unix nanoseconds
 	deadline atomic.Pointer[time.Time]
 
 	stats Stats
@@ -49,6 +48,9 @@ type Sender struct {
 // unsent, if any, was sealed by an earlier sender of the same association; it
 // goes out first. maxRecords and padding are those of package record.
 func NewSender(conn net.Conn, unsent []byte, maxRecords uint64, padding int) *Sender {
+	if maxRecords != 0 {
+		maxRecords = max(maxRecords, reserve+1) // with less there is no room for data
+	}
 	s := &Sender{conn: conn, raw: rawConn(conn), max: maxRecords, pad: padding}
 	if n := len(unsent); n > 0 && n <= batchSize {
 		s.batch = get(n)
@@ -109,6 +111,9 @@ func (s *Sender) note() {
 // the carrier's own deadline, which ends a blocked write.
 func (s *Sender) SetDeadline(t time.Time) { s.deadline.Store(&t) }
 
+// Expired reports whether that time has come.
+func (s *Sender) Expired() bool { return s.expired(time.Now()) }
+
 func (s *Sender) expired(now time.Time) bool {
 	d := s.deadline.Load()
 	return d != nil && !d.IsZero() && !now.Before(*d)
@@ -130,10 +135,11 @@ func (s *Sender) Left() uint64 {
 // how many records at most.
 func (s *Sender) layout(now time.Time) (payload, count int) {
 	payload, count = record.MaxPlaintext, batchRecords
-	if s.ramped >= rampEnd && now.Sub(s.last) > rampIdle {
+	t := now.UnixNano() // a step of the clock costs or saves a ramp, no more
+	if s.ramped >= rampEnd && t-s.last > int64(rampIdle) {
 		s.ramped = 0
 	}
-	s.last = now
+	s.last = t
 	if s.ramped < rampEnd {
 		payload = segment - (s.sealer.SealedLen(0))
 		if s.ramped >= rampFirst {
@@ -197,11 +203,9 @@ func (s *Sender) Write(v *[][]byte, limit int) (n int, err error) {
 
 // WriteOne is Write for one slice.
 func (s *Sender) WriteOne(p []byte, limit int) (n int, err error) {
-	s.one[0] = p
-	v := s.one[:]
-	n, err = s.Write(&v, limit)
-	s.one[0] = nil
-	return n, err
+	one := [1][]byte{p} // stays on the stack
+	v := one[:]
+	return s.Write(&v, limit)
 }
 
 func (s *Sender) sealed(n int) {
@@ -260,7 +264,7 @@ func (s *Sender) drop() {
 	s.batch, s.out = nil, nil
 }
 
-// Seal commits one control record, payload of at most record.MaxPlaintext
+// Seal commits one record of any type, payload of at most record.MaxPlaintext
 // bytes, behind everything that is committed. It sends nothing.
 func (s *Sender) Seal(typ record.ContentType, payload []byte) (err error) {
 	if s.sealer == nil {
@@ -279,6 +283,9 @@ func (s *Sender) Seal(typ record.ContentType, payload []byte) (err error) {
 	s.out, err = s.sealer.Seal(s.out, typ, payload)
 	if err == nil {
 		s.stats.Records.Add(1)
+		if typ == record.ApplicationData {
+			s.stats.Bytes.Add(uint64(len(payload)))
+		}
 		s.note()
 	}
 	if len(s.out) == 0 {

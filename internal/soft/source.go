@@ -75,7 +75,8 @@ func inner(r io.Reader) any {
 func (s *Source) Regular() bool { return s.regular }
 
 // Plan fixes how the next batch is cut, before Read fills it. limit is how many
-// bytes of plaintext may still be sent.
+// bytes of plaintext may still be sent. What is committed goes out first: it
+// must not wait while Read waits, and if that fails nothing has been read yet.
 func (s *Sender) Plan(src *Source, limit int64) error {
 	if s.sealer == nil {
 		return ErrNoKeys
@@ -83,6 +84,9 @@ func (s *Sender) Plan(src *Source, limit int64) error {
 	now := time.Now()
 	if s.expired(now) {
 		return os.ErrDeadlineExceeded
+	}
+	if err := s.Flush(); err != nil {
+		return err
 	}
 	src.size, src.count = s.layout(now)
 	if src.count == 0 {
@@ -181,7 +185,7 @@ func (s *Sender) Commit(src *Source, n int) (sealed int, err error) {
 	if inPlace {
 		s.batch, s.out = src.b, src.b[:0]
 	} else {
-		s.growAny((n/src.size + 1) * s.sealer.SealedLen(src.size))
+		s.growAny((n + src.size - 1) / src.size * s.sealer.SealedLen(src.size))
 	}
 	for i := 0; sealed < n && err == nil; i++ {
 		p := src.place(i)

@@ -1,0 +1,301 @@
+// Package bench measures aftls side by side with what people would use
+// instead: what a gigabyte, a message, a handshake, an idle connection cost.
+//
+// Every figure but memory is CPU time, user and system, of the server's
+// process: unlike wall-clock time it means something on a shared machine. Each
+// peer's server is a process of its own on one CPU, and the client, which is
+// the caller of [Run], sits on another. For one repetition a row measures every
+// peer, in alternating order, over connections that stay open where that is
+// possible; the first repetition warms up and is dropped. What counts is the
+// ratio within each repetition: its median, with a 95 % bootstrap interval.
+//
+// The files, in the order of their use:
+//
+//	place.go, process.go  where the processes run, and how one is started and asked
+//	protocol.go           the lines that they exchange
+//	peers.go, server.go   the server's process
+//	link.go               the client's connections
+//	row_*.go              one file for each row
+//	stats.go, report.go, table.go
+package bench
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+)
+
+// measureTimeout ends a repetition that hangs, by ending the servers.
+const measureTimeout = 2 * time.Minute
+
+// Config says what Run is to measure. The zero value is all rows in full.
+type Config struct {
+	Rows    []string // names out of [Rows]; none means all
+	Reps    int      // repetitions of every row; 0 is the row's own number
+	Quick   bool     // tiny amounts: shows that it works, not how fast
+	Dir     string   // for temporary files; empty is the system's folder for them
+	Profile string   // folder for CPU profiles of the servers; empty is none
+
+	// Server is the program that calls Serve, and its first arguments.
+	Server []string
+
+	Placement Placement
+
+	// Progress, if set, is told before each repetition, 0 is the warm-up.
+	Progress func(row string, rep, reps int)
+}
+
+// row is one kind of measurement. Its run adds results to the report.
+type row struct {
+	name string
+	run  func(*runner) error
+}
+
+func rows() []row {
+	return []row{
+		{"files", (*runner).files},
+		{"send", (*runner).send},
+		{"receive", (*runner).receive},
+		{"echo", (*runner).echo},
+		{"idle", (*runner).idle},
+		{"handshakes", (*runner).handshakes},
+	}
+}
+
+// Rows are the names of all rows.
+func Rows() []string {
+	var names []string
+	for _, r := range rows() {
+		names = append(names, r.name)
+	}
+	return names
+}
+
+// errMissing is why a row cannot be measured on this machine: a note in the
+// report, not a failure.
+type errMissing struct{ what string }
+
+func (e *errMissing) Error() string { return e.what }
+
+// runner is one Run under way.
+type runner struct {
+	ctx    context.Context
+	cfg    Config
+	scale  scale
+	dir    string // temporary: certificate, and the files to serve
+	cert   certificate
+	report *Report
+
+	mu   sync.Mutex // Machine.Suite, live
+	live map[*process]struct{}
+}
+
+// suite notes what was negotiated.
+func (r *runner) suite(id uint16) {
+	r.mu.Lock()
+	r.report.Machine.Suite = tls.CipherSuiteName(id)
+	r.mu.Unlock()
+}
+
+// Run measures and returns the report. It starts servers, all of which have
+// ended when it returns; what it wrote to disk, profiles apart, is removed.
+func Run(ctx context.Context, cfg Config) (*Report, error) {
+	chosen, err := choose(cfg.Rows)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := cpuTime(); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(cfg.Dir, "aftls-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	if cfg.Profile != "" {
+		if err := os.MkdirAll(cfg.Profile, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	r := &runner{
+		ctx: ctx, cfg: cfg, scale: full, dir: dir, live: map[*process]struct{}{},
+		report: &Report{Machine: machine(cfg.Placement), Quick: cfg.Quick, Profiled: cfg.Profile != ""},
+	}
+	if cfg.Quick {
+		r.scale = quick
+	}
+	if r.cert, err = makeCertificate(dir, time.Now()); err != nil {
+		return nil, err
+	}
+	for _, row := range chosen {
+		err := row.run(r)
+		if missing, ok := errors.AsType[*errMissing](err); ok {
+			r.report.Notes = append(r.report.Notes, fmt.Sprintf("%s was not measured: %v", row.name, missing))
+			continue
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", row.name, err)
+		}
+	}
+	return r.report, nil
+}
+
+func choose(names []string) ([]row, error) {
+	all := rows()
+	if len(names) == 0 {
+		return all, nil
+	}
+	var chosen []row
+next:
+	for _, name := range names {
+		for _, r := range all {
+			if r.name == name {
+				chosen = append(chosen, r)
+				continue next
+			}
+		}
+		return nil, fmt.Errorf("no row %q: there are %v", name, Rows())
+	}
+	return chosen, nil
+}
+
+// scale is how much is measured.
+type scale struct {
+	fileSizes    []int64
+	fileBytes    int64 // per repetition and peer, over all connections
+	sendBytes    int64
+	receiveBytes int64
+	echoMessages int
+	idleConns    int
+	handshakes   int // of one half of a pair
+
+	reps, receiveReps, idleReps, pairs int
+}
+
+var (
+	full = scale{
+		fileSizes:    []int64{1 << 20, 64 << 20},
+		fileBytes:    1 << 30,
+		sendBytes:    1 << 30,
+		receiveBytes: 192 << 20,
+		echoMessages: 20_000,
+		idleConns:    5000,
+		handshakes:   60,
+		reps:         15, receiveReps: 21, idleReps: 5, pairs: 101,
+	}
+	quick = scale{
+		fileSizes:    []int64{1 << 20, 8 << 20},
+		fileBytes:    32 << 20,
+		sendBytes:    32 << 20,
+		receiveBytes: 8 << 20,
+		echoMessages: 320,
+		idleConns:    64,
+		handshakes:   8,
+		reps:         2, receiveReps: 2, idleReps: 1, pairs: 3,
+	}
+)
+
+// series are the samples of one figure: [peer][repetition].
+type series [][]float64
+
+// pace is how the repetitions of one row go.
+type pace struct {
+	name    string
+	reps    int
+	warm    bool       // one more repetition goes first and does not count
+	servers []*process // by peer, those that live through all repetitions
+}
+
+// interleave runs measure for every peer in every repetition, and returns the
+// samples of each of the figures that measure returns. The order of the peers
+// changes from one repetition to the next: what drifts hits all of them.
+func (r *runner) interleave(p pace, measure func(peer int) ([]float64, error)) (figures []series, foreign *float64, err error) {
+	if r.cfg.Reps > 0 {
+		p.reps = r.cfg.Reps
+	}
+	others := watchLoad(p.servers)
+	rep := 1
+	if p.warm {
+		rep = 0
+	}
+	for ; rep <= p.reps; rep++ {
+		if r.cfg.Progress != nil {
+			r.cfg.Progress(p.name, rep, p.reps)
+		}
+		if rep == 1 {
+			if err := r.profile(p, true); err != nil {
+				return nil, nil, err
+			}
+		}
+		for i := range peers {
+			who := i
+			if rep%2 == 0 {
+				who = len(peers) - 1 - i
+			}
+			values, err := r.one(func() ([]float64, error) { return measure(who) })
+			if err != nil {
+				return nil, nil, fmt.Errorf("%s: %w", peers[who].name, err)
+			}
+			if rep == 0 {
+				continue
+			}
+			for f, v := range values {
+				if f == len(figures) {
+					figures = append(figures, make(series, len(peers)))
+				}
+				figures[f][who] = append(figures[f][who], v)
+			}
+		}
+	}
+	foreign = others.foreign()
+	return figures, foreign, r.profile(p, false)
+}
+
+// one is one measurement, with an end.
+func (r *runner) one(measure func() ([]float64, error)) ([]float64, error) {
+	if err := r.ctx.Err(); err != nil {
+		return nil, err
+	}
+	stop := time.AfterFunc(measureTimeout, r.killAll)
+	values, err := measure()
+	if !stop.Stop() {
+		return nil, fmt.Errorf("a repetition took longer than %v", measureTimeout)
+	}
+	return values, err
+}
+
+// add puts a figure into the report.
+func (r *runner) add(name, unit string, samples series, goal *Goal, foreign *float64) {
+	if r.cfg.Quick {
+		goal = nil // nothing to be judged by
+	}
+	r.report.Results = append(r.report.Results, result(name, unit, samples, goal, foreign))
+}
+
+// profile begins or ends the CPU profiles of the servers of a row.
+func (r *runner) profile(p pace, begin bool) error {
+	if r.cfg.Profile == "" {
+		return nil
+	}
+	for i, s := range p.servers {
+		command := "profile"
+		if begin {
+			path, err := profilePath(r.cfg.Profile, p.name, peers[i].name, "cpu")
+			if err != nil {
+				return err
+			}
+			command += " " + path
+		}
+		if _, err := s.ask(command); err != nil {
+			return err
+		}
+	}
+	return nil
+}

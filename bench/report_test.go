@@ -1,0 +1,184 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// twoToFour has ratios 0.5, 0.5 and 1.
+var twoToFour = series{{1, 2, 3}, {2, 4, 3}}
+
+func TestResult(t *testing.T) {
+	res := result("files 1 MB", unitPerGB, twoToFour, nil, nil)
+	if res.Reps != 3 || len(res.Peers) != 2 || len(res.Ratios) != 1 {
+		t.Fatalf("%+v", res)
+	}
+	if p := res.Peers[1]; p.Peer != "crypto/tls" || p.Median != 3 || p.Min != 2 || p.Max != 4 {
+		t.Errorf("peer %+v", p)
+	}
+	// The ratio of the medians is 2/3; that of the repetitions has to win.
+	if q := res.Ratios[0]; q.Over != "crypto/tls" || q.Median != 0.5 || q.Min != 0.5 || q.Max != 1 || q.Low != 0.5 || q.High != 1 {
+		t.Errorf("ratio %+v", q)
+	}
+}
+
+func TestGoals(t *testing.T) {
+	for _, c := range []struct {
+		goal Goal
+		met  bool
+		text string
+	}{
+		{Goal{Of: ofRatio, Max: 0.5}, true, "ratio <= 0.5: met"},
+		{Goal{Of: ofRatio, Max: 0.49}, false, "ratio <= 0.49: missed"},
+		{Goal{Of: ofInterval, Max: 1}, true, "upper end <= 1: met"},
+		{Goal{Of: ofInterval, Max: 0.75}, false, "upper end <= 0.75: missed"},
+		{Goal{Of: ofValue, Max: 2}, true, "aftls <= 2: met"},
+		{Goal{Of: ofValue, Max: 1.9}, false, "aftls <= 1.9: missed"},
+	} {
+		goal := c.goal
+		res := result("x", "y", twoToFour, &goal, nil)
+		if res.Goal.Met != c.met || res.Goal.String() != c.text {
+			t.Errorf("%+v: %q", c.goal, res.Goal)
+		}
+	}
+}
+
+func sampleReport() *Report {
+	foreign := 0.125
+	return &Report{
+		Machine: Machine{CPU: "Chip 9", CPUs: 4, OS: "linux/amd64", Kernel: "6.1", Go: "go1.26", Revision: "abc+",
+			ServerGOMAXPROCS: 1, ClientGOMAXPROCS: 2, Placement: "server on CPU 0, client on CPU 1", Suite: "TLS_AES_128_GCM_SHA256"},
+		Results: []Result{
+			result("send", unitPerGB, twoToFour, &Goal{Of: ofRatio, Max: 0.75}, &foreign),
+			result("idle x 5000, after GC", "kB/conn", series{{123.4, 123.4}, {12.34, 12.34}}, nil, nil),
+		},
+		Notes: []string{"echo was not measured: no echo"},
+	}
+}
+
+func TestTable(t *testing.T) {
+	var b strings.Builder
+	if err := sampleReport().WriteTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	const want = `Chip 9, 4 CPUs, linux/amd64 6.1, go1.26, aftls abc+
+server on CPU 0, client on CPU 1; GOMAXPROCS 1 and 2; TLS 1.3, TLS_AES_128_GCM_SHA256, X25519, ECDSA P-256
+
+row                    unit      reps  aftls              crypto/tls         ratio to crypto/tls  95 %            min..max      goal                others' CPUs
+send                   CPU s/GB  3     2.00 [1.00..3.00]  3.00 [2.00..4.00]  0.500                0.500..1.000    0.50..1.00    ratio <= 0.75: met  0.12
+idle x 5000, after GC  kB/conn   2     123 [123..123]     12.3 [12.3..12.3]  10.000               10.000..10.000  10.00..10.00  -                   ?
+note: echo was not measured: no echo
+`
+	if b.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", &b, want)
+	}
+}
+
+func TestTableWarns(t *testing.T) {
+	rep := sampleReport()
+	rep.Quick, rep.Profiled = true, true
+	var b strings.Builder
+	if err := rep.WriteTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"numbers mean nothing", "cost of profiling"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, &b)
+		}
+	}
+}
+
+func TestJSON(t *testing.T) {
+	var b bytes.Buffer
+	rep := sampleReport()
+	if err := rep.WriteJSON(&b); err != nil {
+		t.Fatal(err)
+	}
+	var raw struct {
+		Machine map[string]any
+		Results []struct {
+			Name, Unit string
+			Reps       int
+			Peers      []struct {
+				Peer    string
+				Median  float64
+				Samples []float64
+			}
+			Ratios      []map[string]any
+			Goal        map[string]any
+			ForeignCPUs *float64 `json:"foreign_cpus"`
+		}
+		Notes []string
+	}
+	if err := json.Unmarshal(b.Bytes(), &raw); err != nil {
+		t.Fatal(err)
+	}
+	first := raw.Results[0]
+	if first.Name != "send" || first.Unit != unitPerGB || first.Reps != 3 || !slices.Equal(first.Peers[0].Samples, []float64{1, 2, 3}) {
+		t.Errorf("%+v", first)
+	}
+	for key, want := range map[string]any{"over": "crypto/tls", "median": 0.5, "low": 0.5, "high": 1.0, "min": 0.5, "max": 1.0} {
+		if got := first.Ratios[0][key]; got != want {
+			t.Errorf("ratio: %s is %v, want %v", key, got, want)
+		}
+	}
+	for key, want := range map[string]any{"of": "ratio", "max": 0.75, "met": true} {
+		if got := first.Goal[key]; got != want {
+			t.Errorf("goal: %s is %v, want %v", key, got, want)
+		}
+	}
+	if *first.ForeignCPUs != 0.125 || raw.Results[1].ForeignCPUs != nil {
+		t.Errorf("foreign CPUs: %v, %v", first.ForeignCPUs, raw.Results[1].ForeignCPUs)
+	}
+	if raw.Machine["server_gomaxprocs"] != 1.0 || raw.Machine["suite"] != "TLS_AES_128_GCM_SHA256" {
+		t.Errorf("machine: %v", raw.Machine)
+	}
+	if !slices.Equal(raw.Notes, rep.Notes) {
+		t.Errorf("notes: %v", raw.Notes)
+	}
+}
+
+// Whoever is measured first in one repetition is last in the next, the warm-up
+// does not count, and the samples of one repetition stay together.
+func TestInterleave(t *testing.T) {
+	var order []int
+	var told []string
+	turn := make([]float64, len(peers))
+	r := &runner{ctx: context.Background(), cfg: Config{
+		Progress: func(row string, rep, reps int) { told = append(told, fmt.Sprint(row, " ", rep, "/", reps)) },
+	}}
+	figures, _, err := r.interleave(pace{name: "x", reps: 3, warm: true}, func(peer int) ([]float64, error) {
+		order = append(order, peer)
+		turn[peer]++
+		return []float64{turn[peer], 10 * turn[peer]}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []int{1, 0, 0, 1, 1, 0, 0, 1}; !slices.Equal(order, want) {
+		t.Errorf("order %v, want %v", order, want)
+	}
+	for p := range peers {
+		if want := []float64{2, 3, 4}; !slices.Equal(figures[0][p], want) {
+			t.Errorf("first figure of peer %d: %v, want %v", p, figures[0][p], want)
+		}
+		if want := []float64{20, 30, 40}; !slices.Equal(figures[1][p], want) {
+			t.Errorf("second figure of peer %d: %v, want %v", p, figures[1][p], want)
+		}
+	}
+	if want := []string{"x 0/3", "x 1/3", "x 2/3", "x 3/3"}; !slices.Equal(told, want) {
+		t.Errorf("progress %q, want %q", told, want)
+	}
+	if figures, _, _ = r.interleave(pace{reps: 2}, func(int) ([]float64, error) { return []float64{1}, nil }); len(figures[0][0]) != 2 {
+		t.Errorf("without a warm-up: %d samples of 2", len(figures[0][0]))
+	}
+	r.cfg.Reps = 5
+	if figures, _, _ = r.interleave(pace{reps: 2, warm: true}, func(int) ([]float64, error) { return []float64{1}, nil }); len(figures[0][0]) != 5 {
+		t.Errorf("5 repetitions asked for, %d made", len(figures[0][0]))
+	}
+}

@@ -1,0 +1,134 @@
+package bench
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// idleWorkers is how many clients of the idle row connect at once.
+const idleWorkers = 8
+
+// spareFiles are the descriptors that a process needs for itself.
+const spareFiles = 64
+
+// idle: connections that finished their handshake and wait for data, each with
+// a goroutine blocked in Read. What counts is resident memory, as it stands
+// when all of them wait, and after a collection that gives everything back.
+// Memory of the kernel is not in it. Every repetition has servers of its own.
+func (r *runner) idle() error {
+	n := r.scale.idleConns
+	have, err := maxFiles()
+	if err != nil {
+		return err
+	}
+	if need := uint64(n + spareFiles); have < need {
+		return &errMissing{fmt.Sprintf("%d connections need %d file descriptors, the hard limit is %d (ulimit -Hn)", n, need, have)}
+	}
+	if _, err := resident(os.Getpid()); err != nil {
+		return &errMissing{err.Error()}
+	}
+	p := pace{name: "idle", reps: r.scale.idleReps}
+	figures, foreign, err := r.interleave(p, func(peer int) ([]float64, error) {
+		s, err := r.start("idle", peers[peer])
+		if err != nil {
+			return nil, err
+		}
+		defer s.end()
+		return r.idleConns(s, peers[peer].name, n)
+	})
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("idle x %d", n)
+	r.add(name, "kB/conn", figures[0], &Goal{Of: ofValue, Max: 9}, foreign)
+	r.add(name+", after GC", "kB/conn", figures[1], nil, foreign)
+	return nil
+}
+
+func (r *runner) idleConns(s *process, peer string, n int) ([]float64, error) {
+	before, err := resident(s.cmd.Process.Pid)
+	if err != nil {
+		return nil, err
+	}
+	conns := make([]net.Conn, n)
+	defer func() {
+		// The server must not see them go: it is about to end.
+		s.kill()
+		for _, c := range conns {
+			if c != nil {
+				c.Close()
+			}
+		}
+	}()
+	workers := make([]int, idleWorkers)
+	for i := range workers {
+		workers[i] = i
+	}
+	err = each(workers, func(w int) error {
+		for i := w; i < n; i += idleWorkers {
+			c, err := r.dial(s)
+			if err != nil {
+				return err
+			}
+			conns[i] = c // without the tls.Conn: nothing is read or written any more
+			tc := tls.Client(c, r.clientConfig())
+			if err := tc.HandshakeContext(r.ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		err = s.wait("reading", int64(n))
+	}
+	if err != nil {
+		return nil, err
+	}
+	standing, err := resident(s.cmd.Process.Pid)
+	if err != nil {
+		return nil, err
+	}
+	if r.cfg.Profile != "" {
+		path, err := profilePath(r.cfg.Profile, "idle", peer, "heap")
+		if err != nil {
+			return nil, err
+		}
+		if _, err := s.ask("heap " + path); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := s.ask("gc"); err != nil {
+		return nil, err
+	}
+	collected, err := resident(s.cmd.Process.Pid)
+	perConn := func(kB int64) float64 { return float64(kB-before) / float64(n) }
+	return []float64{perConn(standing), perConn(collected)}, err
+}
+
+// resident is the Rss of a process in kB (1024 bytes).
+func resident(pid int) (int64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, errors.New("this system has no /proc/PID/smaps_rollup")
+	}
+	if err != nil {
+		return 0, err
+	}
+	return parseResident(string(b))
+}
+
+func parseResident(rollup string) (int64, error) {
+	for line := range strings.Lines(rollup) {
+		f := strings.Fields(line)
+		if len(f) == 3 && f[0] == "Rss:" && f[2] == "kB" {
+			return strconv.ParseInt(f[1], 10, 64)
+		}
+	}
+	return 0, errors.New("no Rss in smaps_rollup")
+}

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/aftls/aftls/bench"
+	"github.com/spf13/cobra"
+)
+
+type benchFlags struct {
+	reps         int
+	quick, json  bool
+	profile, dir string
+	placement    string
+}
+
+func benchCommand() *cobra.Command {
+	var f benchFlags
+	c := &cobra.Command{
+		Use:   "bench [ROW...]",
+		Short: "measure aftls and crypto/tls side by side",
+		Long: `Measures what aftls costs the server, and what crypto/tls costs in its place:
+CPU time (user and system) for data, messages and handshakes, resident memory
+for idle connections. Lower is better.
+
+Rows: ` + strings.Join(bench.Rows(), ", ") + ` (default: all).
+
+Servers are processes of their own, on one CPU; the client is on another. Every
+repetition measures both, in changing order. The ratio is the median of those
+within each repetition, with a 95 % bootstrap interval. The table goes to
+stdout, progress to stderr.`,
+		Example:   "  aftls bench\n  aftls bench --reps 31 send receive\n  aftls bench --json > bench.json",
+		ValidArgs: bench.Rows(),
+		Args: func(c *cobra.Command, args []string) error {
+			return hint(cobra.OnlyValidArgs(c, args), "rows are: %s", strings.Join(bench.Rows(), ", "))
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			if f.reps < 0 {
+				return hint(fmt.Errorf("%d repetitions", f.reps), "choose at least one with --reps, or leave it out")
+			}
+			return runBench(c, args, f)
+		},
+	}
+	c.Flags().IntVar(&f.reps, "reps", 0, "repetitions of every row (default: the row's own number)")
+	c.Flags().BoolVar(&f.quick, "quick", false, "tiny amounts, to see that it works")
+	c.Flags().BoolVar(&f.json, "json", false, "print the report as JSON, with all samples")
+	c.Flags().StringVar(&f.profile, "profile", "", "folder for CPU profiles of the servers, by row and peer")
+	c.MarkFlagDirname("profile")
+	c.Flags().StringVar(&f.dir, "dir", "", "folder for temporary files (default: the system's)")
+	c.MarkFlagDirname("dir")
+	c.Flags().StringVar(&f.placement, "placement", "", "")
+	c.Flags().MarkHidden("placement")
+	c.AddCommand(benchServerCommand())
+	return c
+}
+
+func runBench(c *cobra.Command, args []string, f benchFlags) error {
+	place := bench.Place()
+	switch f.placement {
+	case "none":
+		place = bench.Placement{}
+	case "":
+		if place.Taskset == "" {
+			break
+		}
+		// From here on this is the client, on its CPU.
+		argv := []string{
+			"bench", "--placement=" + place.String(), fmt.Sprintf("--reps=%d", f.reps), fmt.Sprintf("--quick=%t", f.quick),
+			fmt.Sprintf("--json=%t", f.json), "--profile=" + f.profile, "--dir=" + f.dir,
+		}
+		place = bench.Placement{Why: place.Become(append(argv, args...)...).Error()}
+	default:
+		var err error
+		if place, err = bench.ParsePlacement(f.placement); err != nil {
+			return err
+		}
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	tell, done := progress(c.ErrOrStderr())
+	rep, err := bench.Run(ctx, bench.Config{
+		Rows: args, Reps: f.reps, Quick: f.quick, Dir: f.dir, Profile: f.profile,
+		Server: []string{exe, "bench", "server"}, Placement: place,
+		Progress: tell,
+	})
+	done()
+	if ctx.Err() != nil && c.Context().Err() == nil {
+		return hint(context.Cause(ctx), "nothing is kept of a run that was interrupted")
+	}
+	if err != nil {
+		return hint(err, "the lines above, if any, are those of the servers; try one row alone")
+	}
+	if f.json {
+		return rep.WriteJSON(c.OutOrStdout())
+	}
+	return rep.WriteTable(c.OutOrStdout())
+}
+
+// progress writes one line over and over on a terminal, and a line for each
+// row elsewhere. done ends it.
+func progress(w io.Writer) (tell func(row string, rep, reps int), done func()) {
+	terminal := false
+	if f, ok := w.(*os.File); ok {
+		st, err := f.Stat()
+		terminal = err == nil && st.Mode()&os.ModeCharDevice != 0
+	}
+	if terminal {
+		return func(row string, rep, reps int) { fmt.Fprintf(w, "\r\x1b[K%s: %d of %d", row, rep, reps) },
+			func() { fmt.Fprint(w, "\r\x1b[K") }
+	}
+	last := ""
+	return func(row string, _, reps int) {
+		if row != last {
+			fmt.Fprintf(w, "%s: %d repetitions\n", row, reps)
+		}
+		last = row
+	}, func() {}
+}
+
+// benchServerCommand is the process of a server. It is not for people.
+func benchServerCommand() *cobra.Command {
+	var cfg bench.ServerConfig
+	c := &cobra.Command{
+		Use:    "server",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return bench.Serve(cfg, c.InOrStdin(), c.OutOrStdout())
+		},
+	}
+	c.Flags().StringVar(&cfg.Peer, "peer", "", "")
+	c.Flags().StringVar(&cfg.Row, "row", "", "")
+	c.Flags().StringVar(&cfg.Cert, "cert", "", "")
+	c.Flags().StringVar(&cfg.Key, "key", "", "")
+	c.Flags().StringVar(&cfg.Dir, "dir", "", "")
+	return c
+}

@@ -1,0 +1,172 @@
+package handover
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"testing"
+
+	"github.com/aftls/aftls/record"
+)
+
+// pieceConn reads and writes in pieces of random size, down to single bytes.
+type pieceConn struct {
+	net.Conn
+	max int
+}
+
+func (c *pieceConn) Read(p []byte) (int, error) {
+	return c.Conn.Read(p[:min(len(p), 1+rand.IntN(c.max))])
+}
+
+func (c *pieceConn) Write(p []byte) (n int, err error) {
+	for len(p) > 0 && err == nil {
+		var m int
+		m, err = c.Conn.Write(p[:min(len(p), 1+rand.IntN(c.max))])
+		n, p = n+m, p[m:]
+	}
+	return n, err
+}
+
+func TestPieces(t *testing.T) {
+	for _, max := range []int{1, 3, 50, 5000} {
+		for _, version := range versions {
+			ccfg, scfg := configs(t)
+			ccfg.MaxVersion = version
+			for range 2 {
+				a, b := tcpPair(t)
+				c, s, cerr, serr := handshakes(&pieceConn{a, max}, &pieceConn{b, max}, ourClient, ourServer, ccfg, scfg)
+				if cerr != nil || serr != nil {
+					t.Fatalf("%s in pieces of %d: client: %v; server: %v", tls.VersionName(version), max, cerr, serr)
+				}
+				transfer(t, c, s, 1000)
+				transfer(t, s, c, 1000)
+				if c.result.Passthrough != nil || s.result.Passthrough != nil {
+					t.Fatal("passthrough")
+				}
+			}
+		}
+	}
+}
+
+// byteCounter counts what is read from a connection.
+type byteCounter struct {
+	net.Conn
+	n int
+}
+
+func (c *byteCounter) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.n += n
+	return n, err
+}
+
+// The wire asks the carrier for no byte behind the record that crypto/tls needs,
+// whatever room it is given.
+func TestWireReadsRecords(t *testing.T) {
+	rec := func(typ byte, n int) []byte {
+		return append([]byte{typ, 3, 3, byte(n >> 8), byte(n)}, bytes.Repeat([]byte{typ}, n)...)
+	}
+	records := [][]byte{rec(22, 70), rec(20, 1), rec(22, 0), rec(23, 16384), rec(22, 1)}
+	behind := bytes.Repeat([]byte{0xee}, 100)
+	for _, max := range []int{1, 4, 5, 7, 1 << 16} {
+		a, b := net.Pipe()
+		go func() {
+			b.Write(append(bytes.Join(records, nil), behind...))
+			b.Close()
+		}()
+		carrier := &byteCounter{Conn: a}
+		w := &wire{Conn: carrier, via: &pieceConn{carrier, max}}
+		sum := 0
+		for i, rec := range records {
+			if !w.boundary() {
+				t.Fatalf("no boundary in front of record %d", i)
+			}
+			got := make([]byte, 0, len(rec))
+			for len(got) < len(rec) {
+				p := make([]byte, 1+rand.IntN(20000))
+				n, err := w.Read(p)
+				if err != nil || n == 0 {
+					t.Fatal(n, err)
+				}
+				got = append(got, p[:n]...)
+				if carrier.n > sum+len(rec) {
+					t.Fatalf("%d bytes were read behind record %d", carrier.n-sum-len(rec), i)
+				}
+				if len(got) < len(rec) && w.boundary() {
+					t.Fatalf("boundary inside of record %d, at byte %d of %d", i, len(got), len(rec))
+				}
+			}
+			if !bytes.Equal(got, rec) {
+				t.Fatalf("record %d differs", i)
+			}
+			sum += len(rec)
+		}
+		rest, err := io.ReadAll(a)
+		if err != nil || !bytes.Equal(rest, behind) {
+			t.Fatalf("%d bytes left of %d, %v", len(rest), len(behind), err)
+		}
+	}
+}
+
+// What crypto/tls sends is noted the same in whatever pieces it comes.
+func TestNoteSentInPieces(t *testing.T) {
+	rec := func(typ byte, body ...byte) []byte {
+		return append([]byte{typ, 3, 3, byte(len(body) >> 8), byte(len(body))}, body...)
+	}
+	hello := append([]byte{2, 0, 0, 40}, bytes.Repeat([]byte{7}, 40)...)
+	finished := bytes.Repeat([]byte{9}, 60)
+	sent := bytes.Join([][]byte{
+		rec(22, hello[:10]...), rec(22, hello[10:]...), rec(20, 1),
+		rec(23, 1, 2, 3), rec(23), rec(23, bytes.Repeat([]byte{5}, 16384)...), rec(22, finished...),
+	}, nil)
+	for range 200 {
+		w := &wire{logged: logged{serverTraffic: []byte{1}}}
+		for p := sent; len(p) > 0; {
+			n := min(len(p), 1+rand.IntN(1+rand.IntN(len(sent))))
+			piece := bytes.Clone(p[:n])
+			w.noteSent(piece)
+			clear(piece) // it is the caller's
+			p = p[n:]
+		}
+		if !bytes.Equal(w.serverHello, hello) || !bytes.Equal(w.lastSent, rec(22, finished...)) || len(w.partial) != 0 {
+			t.Fatalf("hello %x, last %x, partial %x", w.serverHello, w.lastSent, w.partial)
+		}
+		if len(w.appRecords) != 3 || len(w.appRecords[0]) != 8 || len(w.appRecords[1]) != 5 || len(w.appRecords[2]) != record.HeaderLen+16384 {
+			t.Fatalf("%d records of application data", len(w.appRecords))
+		}
+	}
+}
+
+// A handshake that ended inside a record cannot be handed over.
+func TestNotAtBoundary(t *testing.T) {
+	r := &Result{State: tls.ConnectionState{Version: tls.VersionTLS13, CipherSuite: tls.TLS_AES_128_GCM_SHA256}}
+	for name, w := range map[string]*wire{
+		"header in part":   {headRead: 3, headTo: 3},
+		"header not given": {headRead: 5, headTo: 2},
+		"body in part":     {headRead: 5, headTo: 5, body: 1},
+	} {
+		if err := r.recover(w); !errors.Is(err, errSecrets) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Nothing that the handshake showed stays in memory with the connection.
+func TestForget(t *testing.T) {
+	ccfg, scfg := configs(t)
+	c, _ := connect(t, ourClient, ourServer, ccfg, scfg)
+	w := c.result.Tickets.w
+	if w.logged.clientTraffic != nil || w.clientHello != nil || w.serverHello != nil || w.lastSent != nil || w.sessions != nil || w.via != nil {
+		t.Error("a parked connection keeps the handshake")
+	}
+	secret := bytes.Repeat([]byte{1}, 48)
+	l := logged{master: secret}
+	l.wipe()
+	if !bytes.Equal(secret, make([]byte, 48)) || l.master != nil {
+		t.Error("the secret was not wiped")
+	}
+}

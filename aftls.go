@@ -33,6 +33,7 @@ import (
 // Provider is who does the record work of one direction.
 type Provider uint8
 
+// The providers.
 const (
 	Auto        Provider = iota // the best that works here
 	Soft                        // this package's own engine, in this process
@@ -47,6 +48,7 @@ func (p Provider) String() string {
 // own.
 type Direction uint8
 
+// The directions.
 const (
 	Send Direction = iota
 	Receive

@@ -30,12 +30,6 @@ func (a *attempt) giveUp(err error) {
 // up. From then on nobody does: its connection is for Accept.
 func (a *attempt) finish() bool { return a.given.CompareAndSwap(nil, new(error)) }
 
-// finished reports whether finish was the first.
-func (a *attempt) finished() bool {
-	given := a.given.Load()
-	return given != nil && *given == nil
-}
-
 func (a *attempt) Read(p []byte) (int, error) {
 	a.since.Store(time.Now().UnixNano())
 	defer a.since.Store(0)

@@ -199,21 +199,21 @@ func (c *Conn) payNow() {
 		return
 	}
 	defer s.unlockWrite()
-	if s.writable() == nil && s.send.Immediate() && c.duties() == nil {
+	if s.writable() == nil && s.send.Immediate() && c.duties(1) == nil {
 		s.send.TryFlush()
 	}
 }
 
 // duties seals what has to go out before the next data record. It runs under
 // wmu, in front of every turn, and sends nothing.
-func (c *Conn) duties() error {
+func (c *Conn) duties(records uint64) error {
 	s := c.s
 	if c.clearFlag(reject) {
 		if err := s.send.Seal(record.AlertRecord, []byte{record.LevelWarning, byte(record.NoRenegotiation)}); err != nil {
 			return err
 		}
 	}
-	if c.flag(answer|ask) || s.send.Left() == 0 {
+	if c.flag(answer|ask) || s.send.Left() < records {
 		err := c.rekey(c.clearFlag(ask))
 		if err == ErrNoRekey {
 			return ErrKeyLimit

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -299,6 +300,7 @@ func TestDialerInTransport(t *testing.T) {
 	site := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(w, r.Body)
 	}))
+	site.Config.ErrorLog = log.New(io.Discard, "", 0)
 	site.StartTLS()
 	defer site.Close()
 	pool := x509.NewCertPool()

@@ -25,8 +25,9 @@ var errEvicted = errors.New("aftls: handshake given up for a newer one: it waite
 // done. Handshakes run at once, up to 1,024 of them, each for at most 10
 // seconds. When more clients come, the handshake that has waited longest for
 // its peer is given up, first among the addresses (IPv6: /64 networks) that
-// hold more than an eighth of the slots. At most 128 finished connections wait
-// for Accept; then the listener stops to take new ones.
+// hold more than an eighth of the slots. When 128 finished connections wait for
+// Accept, further ones keep their slot, nobody is given up, and without a slot
+// the listener takes no new ones.
 type Listener struct {
 	inner  net.Listener
 	config *tls.Config
@@ -156,8 +157,7 @@ func (l *Listener) run() {
 	for {
 		carrier, err := l.inner.Accept()
 		if err != nil {
-			//lint:ignore SA1019 net.Listener has no other word for "out of descriptors, try again"
-			if ne, ok := err.(net.Error); ok && ne.Temporary() && !errors.Is(err, net.ErrClosed) {
+			if passing(err) {
 				l.report(l.Addr(), err)
 				pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 				select {
@@ -183,6 +183,17 @@ func (l *Listener) run() {
 			go l.work(a)
 		}
 	}
+}
+
+// passing reports whether Accept may work again later: out of descriptors, or a
+// client that was gone before it was accepted. Temporary is the only word that
+// listeners of all systems have for it.
+func passing(err error) bool {
+	t, ok := errors.AsType[interface {
+		error
+		Temporary() bool
+	}](err)
+	return ok && t.Temporary() && !errors.Is(err, net.ErrClosed)
 }
 
 func (l *Listener) report(peer net.Addr, err error) {
@@ -215,14 +226,14 @@ func (l *Listener) takeSlot() bool {
 // evict gives up the handshake that has waited longest for its peer. One that
 // computes is not the peer's fault.
 func (l *Listener) evict() {
+	if len(l.ready) == cap(l.ready) {
+		return // all wait for Accept: no client is to pay for that
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var oldest *attempt
 	var over bool
 	for a := range l.pending {
-		if a.finished() {
-			return // the slots wait for Accept: no client is to pay for that
-		}
 		if a.waiting() == 0 || a.given.Load() != nil {
 			continue
 		}

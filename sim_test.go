@@ -146,7 +146,7 @@ func simulate(t *testing.T, seed uint64, ccfg, scfg *tls.Config, file string) st
 	if rng.IntN(6) == 0 {
 		s.v = tls.VersionTLS12
 	} else {
-		s.opt.MaxRecords = uint64(pick(0, 0, 5, 50, 300))
+		s.opt.MaxRecords = uint64(pick(0, 0, 1, 5, 50, 300))
 		s.opt.Padding = pick(0, 0, 100, 4096)
 	}
 	kind := rng.IntN(4)

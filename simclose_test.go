@@ -1,6 +1,7 @@
 package aftls
 
 import (
+	"bytes"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -115,6 +116,39 @@ func TestCloseWaitsForReader(t *testing.T) {
 	<-unlocked
 }
 
+// While Close waits for the carrier, at most 5 seconds, every other call is
+// refused at once.
+func TestCloseRefusesAtOnce(t *testing.T) {
+	for name, call := range map[string]func(c *Conn) error{
+		"Write":      func(c *Conn) error { _, err := c.Write([]byte("x")); return err },
+		"ReadFrom":   func(c *Conn) error { _, err := c.ReadFrom(bytes.NewReader([]byte("x"))); return err },
+		"CloseWrite": (*Conn).CloseWrite,
+		"Rekey":      func(c *Conn) error { return c.Rekey(false) },
+		"Read":       func(c *Conn) error { _, err := c.Read(make([]byte, 1)); return err },
+		"WaitRead":   (*Conn).WaitRead,
+		"Close":      (*Conn).Close,
+		"Detach":     func(c *Conn) error { _, err := c.Detach(); return err },
+	} {
+		c, s := knownPair(t, tls.VersionTLS13, tls.TLS_AES_128_GCM_SHA256, Options{})
+		closing := make(chan error, 1)
+		go func() { closing <- c.Close() }()
+		if _, err := s.NetConn().Read(make([]byte, 1)); err != nil { // it is sending now
+			t.Fatal(err)
+		}
+		refused := make(chan error, 1)
+		go func() { refused <- call(c) }()
+		select {
+		case err := <-refused:
+			if !errors.Is(err, net.ErrClosed) {
+				t.Errorf("%s: %v", name, err)
+			}
+		case <-closing:
+			t.Errorf("%s waited for Close", name)
+		}
+		s.NetConn().Close()
+	}
+}
+
 // TestExpiredSealsNothing: every way to write looks at the deadline first.
 func TestExpiredSealsNothing(t *testing.T) {
 	c, s := knownPair(t, tls.VersionTLS13, tls.TLS_AES_128_GCM_SHA256, Options{})
@@ -209,4 +243,42 @@ func TestSilentSourceKeepsNothingBack(t *testing.T) {
 		}
 		c.NetConn().Close()
 	})
+}
+
+// What a source gave is sent although the key was used up while it was silent.
+func TestReadFromKeyLimit(t *testing.T) {
+	for others := 1; others <= 40; others++ {
+		synctest.Test(t, func(t *testing.T) {
+			c, s := knownPair(t, tls.VersionTLS13, tls.TLS_AES_128_GCM_SHA256, Options{MaxRecords: 20})
+			silent, w := io.Pipe()
+			over := make(chan error, 1)
+			go func() {
+				_, err := c.ReadFrom(silent)
+				over <- errors.Join(err, c.CloseWrite())
+			}()
+			synctest.Wait()
+			got := make(chan int64, 1)
+			go func() {
+				n, _ := io.Copy(io.Discard, s)
+				got <- n
+			}()
+			for range others {
+				if _, err := c.Write([]byte("x")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			const batch = 15000 // more than 10 of the first records
+			if n, err := w.Write(make([]byte, batch)); n != batch || err != nil {
+				t.Fatal(n, err)
+			}
+			w.Close()
+			if err := <-over; err != nil {
+				t.Errorf("behind %d other records: %v", others, err)
+				c.NetConn().Close()
+			}
+			if n := <-got; n != int64(batch+others) {
+				t.Errorf("behind %d other records: %d of %d bytes", others, n, batch+others)
+			}
+		})
+	}
 }

@@ -7,7 +7,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
+	"testing"
 
 	"github.com/aftls/aftls/record"
 )
@@ -175,4 +177,69 @@ func opens(k record.Keys, seq uint64, rec []byte) bool {
 	}
 	_, _, err = o.Open(nil, bytes.Clone(rec))
 	return err == nil
+}
+
+// A relay stands between a client and a server on TCP and keeps what they sent.
+type relay struct {
+	client, server *net.TCPConn // for the two ends to use
+	wg             sync.WaitGroup
+
+	mu    sync.Mutex
+	cond  *sync.Cond
+	wires [2][]byte // from the client, from the server
+	ended [2]bool
+}
+
+func newRelay(t *testing.T) *relay {
+	t.Helper()
+	c, cInner := tcpPair(t)
+	s, sInner := tcpPair(t)
+	r := &relay{client: c.(*net.TCPConn), server: s.(*net.TCPConn)}
+	r.cond = sync.NewCond(&r.mu)
+	r.wg.Go(func() { r.copy(0, cInner.(*net.TCPConn), sInner.(*net.TCPConn)) })
+	r.wg.Go(func() { r.copy(1, sInner.(*net.TCPConn), cInner.(*net.TCPConn)) })
+	return r
+}
+
+func (r *relay) copy(direction int, from, to *net.TCPConn) {
+	b := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(b)
+		r.mu.Lock()
+		r.wires[direction] = append(r.wires[direction], b[:n]...)
+		r.ended[direction] = err != nil
+		r.mu.Unlock()
+		r.cond.Broadcast()
+		if n > 0 {
+			to.Write(b[:n]) // what the other end does not take is of no interest
+		}
+		if err != nil {
+			to.CloseWrite()
+			return
+		}
+	}
+}
+
+// grow waits until one direction is n bytes longer than now, or over.
+func (r *relay) grow(direction, n int) (more bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n += len(r.wires[direction])
+	for len(r.wires[direction]) < n && !r.ended[direction] {
+		r.cond.Wait()
+	}
+	return !r.ended[direction]
+}
+
+// inspect looks at both directions; the connection is over.
+func (r *relay) inspect(t *testing.T, secrets *secretLog, state tls.ConnectionState) (fromClient, fromServer sightings, err error) {
+	t.Helper()
+	r.wg.Wait()
+	ck, sk, err := secrets.first(state.Version, state.CipherSuite, r.wires[0], r.wires[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	fromClient, err1 := inspect(r.wires[0], ck)
+	fromServer, err2 := inspect(r.wires[1], sk)
+	return fromClient, fromServer, errors.Join(err1, err2)
 }

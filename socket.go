@@ -42,9 +42,10 @@ type Socket struct {
 	shut bool  // close_notify is sealed
 	used []usedKey
 
-	// duties is what a Conn has to send before the next data record. It runs
+	// duties is what a Conn has to send before the next data record, and what
+	// makes room under the key for so many of them where a rekey can. It runs
 	// under wmu and does not block.
-	duties func() error
+	duties func(records uint64) error
 
 	life atomic.Int32
 	dead atomic.Pointer[error] // ends both directions
@@ -346,8 +347,10 @@ func (s *Socket) unlockRead() {
 // NetConn returns the carrier. Reading or writing it breaks the association.
 func (s *Socket) NetConn() net.Conn { return s.carrier }
 
-// LocalAddr and RemoteAddr are those of the carrier.
-func (s *Socket) LocalAddr() net.Addr  { return s.carrier.LocalAddr() }
+// LocalAddr is that of the carrier.
+func (s *Socket) LocalAddr() net.Addr { return s.carrier.LocalAddr() }
+
+// RemoteAddr is that of the carrier.
 func (s *Socket) RemoteAddr() net.Addr { return s.carrier.RemoteAddr() }
 
 // SetDeadline sets both deadlines.

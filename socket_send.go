@@ -73,12 +73,15 @@ func (s *Socket) lastFlush() {
 }
 
 // prepare does the duties of a Conn. It runs in front of every turn.
-func (s *Socket) prepare() error {
+func (s *Socket) prepare() error { return s.prepareFor(1) }
+
+// prepareFor is prepare for data that is cut already.
+func (s *Socket) prepareFor(records uint64) error {
 	if err := s.writable(); err != nil {
 		return err
 	}
 	if s.duties != nil {
-		if err := s.duties(); err != nil {
+		if err := s.duties(records); err != nil {
 			return s.writeFailed(err)
 		}
 	}
@@ -254,7 +257,7 @@ func (s *Socket) readFromTurn(from *soft.Source, left int64) (n int64, err error
 				return n, opError("write", s.carrier, err)
 			}
 			locked = true
-			if err := s.prepare(); err != nil {
+			if err := s.prepareFor(from.Records(m)); err != nil {
 				return n, opError("write", s.carrier, err)
 			}
 		}

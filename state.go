@@ -280,7 +280,6 @@ func readConnState(s *cryptobyte.String, k record.Keys) (*connState, bool) {
 	c.tls.HandshakeComplete = true
 	c.tls.Version, c.tls.CipherSuite = k.Version, k.Suite
 	c.tls.NegotiatedProtocol, c.tls.ServerName, c.tls.CurveID = string(alpn), string(name), tls.CurveID(curve)
-	c.tls.NegotiatedProtocolIsMutual = true
 	return c, true
 }
 

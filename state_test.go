@@ -88,7 +88,7 @@ func fullState(t testing.TB, version, suite uint16) *State {
 		ended: true, shut: true,
 		conn: &connState{client: true, answer: true, asked: true, handshake: []byte{4, 0}, useless: 33,
 			tls: tls.ConnectionState{Version: version, CipherSuite: suite, HandshakeComplete: true, DidResume: true,
-				NegotiatedProtocol: "h2", NegotiatedProtocolIsMutual: true, ServerName: "a.example", CurveID: tls.X25519MLKEM768,
+				NegotiatedProtocol: "h2", ServerName: "a.example", CurveID: tls.X25519MLKEM768,
 				PeerCertificates: []*x509.Certificate{cert}, VerifiedChains: [][]*x509.Certificate{{cert}}}},
 	}
 }
@@ -426,6 +426,46 @@ func TestStateCarries(t *testing.T) {
 			}
 			c, s = s, c
 			send([]byte("the other way"))
+		}
+	}
+}
+
+// TestStateFragment moves a Conn that has read one half of a KeyUpdate.
+func TestStateFragment(t *testing.T) {
+	for cut := 1; cut < 5; cut++ {
+		c, s := knownPair(t, tls.VersionTLS13, tls.TLS_AES_128_GCM_SHA256, Options{})
+		carrier := s.NetConn()
+		msg := []byte{keyUpdate, 0, 0, 1, 0}
+		sent := make(chan error, 1)
+		go func() {
+			err := errors.Join(c.s.send.Seal(record.Handshake, msg[:cut]), c.s.send.Flush(),
+				c.s.send.Seal(record.Handshake, msg[cut:]), c.s.send.Rekey())
+			if err == nil {
+				_, err = c.Write([]byte("under the next key"))
+			}
+			sent <- err
+		}()
+		if typ, n, err := s.ReadRecord(make([]byte, 10)); typ != record.Handshake || n != cut || err != nil {
+			t.Fatal(typ, n, err)
+		}
+		st, err := s.Detach()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := marshal(t, st)
+		st = new(State)
+		if err := st.UnmarshalBinary(b); err != nil {
+			t.Fatal(err)
+		}
+		if s, err = Resume(carrier, st, Options{}); err != nil {
+			t.Fatal(err)
+		}
+		p := make([]byte, 100)
+		if n, err := s.Read(p); string(p[:n]) != "under the next key" || err != nil {
+			t.Fatal(n, err)
+		}
+		if err := <-sent; err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -106,8 +106,10 @@ func (c *LinkConn) Buffered() int {
 	return len(c.in.buf)
 }
 
-// LocalAddr is the name of this end, RemoteAddr that of the other.
-func (c *LinkConn) LocalAddr() net.Addr  { return c.local }
+// LocalAddr is the name of this end.
+func (c *LinkConn) LocalAddr() net.Addr { return c.local }
+
+// RemoteAddr is the name of the other end.
 func (c *LinkConn) RemoteAddr() net.Addr { return c.remote }
 
 // SetDeadline sets both deadlines.

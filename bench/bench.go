@@ -25,12 +25,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// measureTimeout ends a repetition that hangs, by ending the servers.
-const measureTimeout = 2 * time.Minute
+// patience is how long one step, a repetition or what comes before the first,
+// may take. Then the servers are ended, and what hangs fails.
+const patience = 2 * time.Minute
 
 // Config says what Run is to measure. The zero value is all rows in full.
 type Config struct {
@@ -92,6 +95,24 @@ type runner struct {
 
 	mu   sync.Mutex // Machine.Suite, live
 	live map[*process]struct{}
+
+	watch *time.Timer
+	hung  atomic.Bool
+}
+
+func newRunner(ctx context.Context, cfg Config, dir string) *runner {
+	r := &runner{
+		ctx: ctx, cfg: cfg, scale: full, dir: dir, live: map[*process]struct{}{},
+		report: &Report{Machine: machine(cfg.Placement), Quick: cfg.Quick, Profiled: cfg.Profile != ""},
+	}
+	if cfg.Quick {
+		r.scale = quick
+	}
+	r.watch = time.AfterFunc(patience, func() {
+		r.hung.Store(true)
+		r.killAll()
+	})
+	return r
 }
 
 // suite notes what was negotiated.
@@ -121,17 +142,13 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 			return nil, err
 		}
 	}
-	r := &runner{
-		ctx: ctx, cfg: cfg, scale: full, dir: dir, live: map[*process]struct{}{},
-		report: &Report{Machine: machine(cfg.Placement), Quick: cfg.Quick, Profiled: cfg.Profile != ""},
-	}
-	if cfg.Quick {
-		r.scale = quick
-	}
+	r := newRunner(ctx, cfg, dir)
+	defer r.watch.Stop()
 	if r.cert, err = makeCertificate(dir, time.Now()); err != nil {
 		return nil, err
 	}
 	for _, row := range chosen {
+		r.watch.Reset(patience)
 		err := row.run(r)
 		if missing, ok := errors.AsType[*errMissing](err); ok {
 			r.report.Notes = append(r.report.Notes, fmt.Sprintf("%s was not measured: %v", row.name, missing))
@@ -139,6 +156,9 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
+		}
+		if r.hung.Load() && err != nil {
+			err = fmt.Errorf("nothing more came within %v: %w", patience, err)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", row.name, err)
@@ -152,18 +172,12 @@ func choose(names []string) ([]row, error) {
 	if len(names) == 0 {
 		return all, nil
 	}
-	var chosen []row
-next:
 	for _, name := range names {
-		for _, r := range all {
-			if r.name == name {
-				chosen = append(chosen, r)
-				continue next
-			}
+		if !slices.Contains(Rows(), name) {
+			return nil, fmt.Errorf("no row %q: there are %v", name, Rows())
 		}
-		return nil, fmt.Errorf("no row %q: there are %v", name, Rows())
 	}
-	return chosen, nil
+	return slices.DeleteFunc(all, func(r row) bool { return !slices.Contains(names, r.name) }), nil
 }
 
 // scale is how much is measured.
@@ -239,7 +253,11 @@ func (r *runner) interleave(p pace, measure func(peer int) ([]float64, error)) (
 			if rep%2 == 0 {
 				who = len(peers) - 1 - i
 			}
-			values, err := r.one(func() ([]float64, error) { return measure(who) })
+			if err := r.ctx.Err(); err != nil {
+				return nil, nil, err
+			}
+			r.watch.Reset(patience)
+			values, err := measure(who)
 			if err != nil {
 				return nil, nil, fmt.Errorf("%s: %w", peers[who].name, err)
 			}
@@ -256,19 +274,6 @@ func (r *runner) interleave(p pace, measure func(peer int) ([]float64, error)) (
 	}
 	foreign = others.foreign()
 	return figures, foreign, r.profile(p, false)
-}
-
-// one is one measurement, with an end.
-func (r *runner) one(measure func() ([]float64, error)) ([]float64, error) {
-	if err := r.ctx.Err(); err != nil {
-		return nil, err
-	}
-	stop := time.AfterFunc(measureTimeout, r.killAll)
-	values, err := measure()
-	if !stop.Stop() {
-		return nil, fmt.Errorf("a repetition took longer than %v", measureTimeout)
-	}
-	return values, err
 }
 
 // add puts a figure into the report.

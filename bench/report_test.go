@@ -149,9 +149,10 @@ func TestInterleave(t *testing.T) {
 	var order []int
 	var told []string
 	turn := make([]float64, len(peers))
-	r := &runner{ctx: context.Background(), cfg: Config{
+	r := newRunner(context.Background(), Config{
 		Progress: func(row string, rep, reps int) { told = append(told, fmt.Sprint(row, " ", rep, "/", reps)) },
-	}}
+	}, "")
+	defer r.watch.Stop()
 	figures, _, err := r.interleave(pace{name: "x", reps: 3, warm: true}, func(peer int) ([]float64, error) {
 		order = append(order, peer)
 		turn[peer]++

@@ -130,7 +130,7 @@ func (g *getter) first(size int64, want [sha256.Size]byte) error {
 	if err != nil {
 		return err
 	}
-	if resp.StatusCode != http.StatusOK  {
+	if resp.StatusCode != http.StatusOK || resp.ContentLength != size {
 		return fmt.Errorf("GET %s: %s, %d bytes", g.path, resp.Status, resp.ContentLength)
 	}
 	g.total = int64(end) + size

@@ -155,7 +155,8 @@ func TestRunServerDoesNotStart(t *testing.T) {
 func TestFilesAreCompared(t *testing.T) {
 	cfg := smokeConfig(t)
 	dir := t.TempDir()
-	r := &runner{ctx: t.Context(), cfg: cfg, scale: quick, dir: dir, live: map[*process]struct{}{}, report: new(Report)}
+	r := newRunner(t.Context(), cfg, dir)
+	defer r.watch.Stop()
 	var err error
 	if r.cert, err = makeCertificate(dir, time.Now()); err != nil {
 		t.Fatal(err)

@@ -25,8 +25,12 @@ func (l *line) receive(payload []byte) error {
 	if err != nil {
 		return err
 	}
-	if ours, err := mirror.Seal(nil, record.ApplicationData, payload); err != nil || !bytes.Equal(ours, rec) {
-		return fmt.Errorf("number %d: crypto/tls and the sealer differ (%v)\ntheirs %x\nours   %x", l.open.Seq(), err, rec, ours)
+	ours, err := mirror.Seal(nil, record.ApplicationData, payload)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(ours, rec) {
+		return fmt.Errorf("number %d: crypto/tls and the sealer differ\ntheirs %x\nours   %x", l.open.Seq(), rec, ours)
 	}
 	typ, got, err := l.open.Open(nil, rec)
 	if err != nil {

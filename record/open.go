@@ -22,8 +22,10 @@ func NewOpener(k Keys) (*Opener, error) {
 // Keys returns a copy of the keys, at the sequence number of the next record.
 func (o *Opener) Keys() Keys { return o.fullKeys() }
 
-// Seq is the sequence number of the next record, Epoch the number of rekeys.
-func (o *Opener) Seq() uint64   { return o.seq }
+// Seq is the sequence number of the next record.
+func (o *Opener) Seq() uint64 { return o.seq }
+
+// Epoch is the number of rekeys.
 func (o *Opener) Epoch() uint64 { return o.epoch }
 
 // Next goes on to the keys after a KeyUpdate. The error is [ErrNoSecret] where
@@ -104,7 +106,7 @@ func (o *Opener) Open(dst, rec []byte) (typ ContentType, payload []byte, err err
 		o.setNonce(o.seq)
 		inner, err := o.aead.Open(to, o.nonce[:], sealed, rec[:HeaderLen])
 		if err != nil {
-			return 0, nil, o.badTag()
+			return 0, nil, errBadTag
 		}
 		return o.unpad(inner)
 	}
@@ -118,7 +120,7 @@ func (o *Opener) Open(dst, rec []byte) (typ ContentType, payload []byte, err err
 	}
 	payload, err = o.aead.Open(to, o.nonce[:], sealed, o.aad[:])
 	if err != nil {
-		return 0, nil, o.badTag()
+		return 0, nil, errBadTag
 	}
 	o.seq++
 	return typ, payload, nil
@@ -140,6 +142,5 @@ func (o *Opener) unpad(inner []byte) (ContentType, []byte, error) {
 	return ContentType(inner[i]), inner[:i], nil
 }
 
-func (o *Opener) badTag() error {
-	return &Error{Alert: BadRecordMAC, Reason: fmt.Sprintf("record %d of epoch %d does not authenticate", o.seq, o.epoch)}
-}
+// errBadTag is made once: whoever can send bytes can make it happen.
+var errBadTag = &Error{Alert: BadRecordMAC, Reason: "record does not authenticate"}

@@ -42,8 +42,10 @@ func (s *Sealer) SetPadding(n int) { s.pad = uint16(min(max(n, 0), MaxPlaintext)
 // Keys returns a copy of the keys, at the sequence number of the next record.
 func (s *Sealer) Keys() Keys { return s.fullKeys() }
 
-// Seq is the sequence number of the next record, Epoch the number of rekeys.
-func (s *Sealer) Seq() uint64   { return s.seq }
+// Seq is the sequence number of the next record.
+func (s *Sealer) Seq() uint64 { return s.seq }
+
+// Epoch is the number of rekeys.
 func (s *Sealer) Epoch() uint64 { return s.epoch }
 
 // Left is how many records the key may still seal.

@@ -72,6 +72,7 @@ func TestEncryptedClientHello(t *testing.T) {
 						if c.state.HelloRetryRequest != hrr || c.state.DidResume != resumed {
 							t.Errorf("HelloRetryRequest %v, resumed %v", c.state.HelloRetryRequest, c.state.DidResume)
 						}
+						handedOver(t, c, s)
 						checkSame(t, c, s)
 						exchange(t, c, s)
 					}

@@ -76,9 +76,7 @@ func checkKeys(t *testing.T, e *end, version, suite uint16) {
 	if r == nil {
 		return
 	}
-	if r.Passthrough != nil {
-		t.Fatalf("passthrough: %v", r.Passthrough.Reason())
-	}
+	handedOver(t, e)
 	for _, k := range []record.Keys{r.In, r.Out} {
 		if k.Version != version || k.Suite != e.state.CipherSuite || suite != 0 && k.Suite != suite || k.Epoch != 0 {
 			t.Errorf("keys of %s, %s, epoch %d", tls.VersionName(k.Version), tls.CipherSuiteName(k.Suite), k.Epoch)
@@ -206,6 +204,7 @@ func TestFeatures(t *testing.T) {
 						if want := i > 0 && !tt.full; c.state.DidResume != want {
 							t.Errorf("connection %d resumed: %v, want %v", i, c.state.DidResume, want)
 						}
+						handedOver(t, c, s)
 						if tt.check != nil {
 							tt.check(t, c.state, s.state)
 						}
@@ -251,6 +250,9 @@ func TestManyConnections(t *testing.T) {
 				if cerr != nil || serr != nil {
 					t.Errorf("client: %v; server: %v", cerr, serr)
 					return
+				}
+				if c.result.Passthrough != nil || s.result.Passthrough != nil {
+					t.Error("passthrough")
 				}
 				msg, got := []byte("hello over there"), make([]byte, 16)
 				if _, err := c.Write(msg); err != nil {

@@ -142,8 +142,11 @@ func (p *Passthrough) Close() error {
 	return p.w.Conn.Close()
 }
 
+// SetReadDeadline is that of the tls.Conn.
 func (p *Passthrough) SetReadDeadline(t time.Time) error { return p.tc.SetReadDeadline(t) }
 
+// SetWriteDeadline ends writes at t. They can go on after a later deadline is
+// set.
 func (p *Passthrough) SetWriteDeadline(t time.Time) error {
 	p.dmu.Lock()
 	p.deadline = t

@@ -356,8 +356,20 @@ func resumes(t testing.TB, client, server role, ccfg, scfg *tls.Config) bool {
 	if c.state.DidResume != s.state.DidResume {
 		t.Fatalf("the client resumed: %v, the server: %v", c.state.DidResume, s.state.DidResume)
 	}
+	handedOver(t, c, s)
 	exchange(t, c, s)
 	return c.state.DidResume
+}
+
+// handedOver checks that no end of ours fell back to passthrough, where data go
+// over it all the same.
+func handedOver(t testing.TB, ends ...*end) {
+	t.Helper()
+	for _, e := range ends {
+		if e.result != nil && e.result.Passthrough != nil {
+			t.Fatalf("passthrough: %v", e.result.Passthrough.Reason())
+		}
+	}
 }
 
 // isTimeout tells a connection that hangs from one that ends.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"sync"
@@ -27,7 +28,7 @@ const (
 )
 
 // wire stands between crypto/tls and the carrier. While handshaking it reads
-// one record at a time, so that no byte behind the handshake leaves the
+// no further than the handshake goes, so that no byte behind it leaves the
 // carrier's receive queue, and notes what the key schedule needs to be told.
 type wire struct {
 	net.Conn          // the carrier
@@ -39,10 +40,12 @@ type wire struct {
 	inject bytes.Buffer
 	kept   bytes.Buffer
 
-	// Reading: the header is read first, then no more than its body.
-	head             [record.HeaderLen]byte
-	headRead, headTo int // bytes read from the carrier, bytes given to crypto/tls
-	body             int // body bytes still in the carrier
+	// Where the receiving side stands.
+	head     [record.HeaderLen]byte
+	headRead int  // bytes of the header that were read
+	body     int  // bytes of the body that were not
+	changed  bool // the peer's change_cipher_spec was read
+	sent     bool // something of ours was sent
 
 	// What the handshake showed.
 	clientHello, serverHello []byte // first message of each side, without record headers
@@ -99,36 +102,57 @@ func (w *wire) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if w.boundary() {
-		w.headRead, w.headTo = 0, 0
-	}
-	if w.headTo == w.headRead && w.body == 0 {
-		n, err := w.via.Read(w.head[w.headRead:])
-		w.headRead += n
-		if w.headRead == record.HeaderLen {
-			w.body = int(w.head[3])<<8 | int(w.head[4])
-		}
-		if n == 0 {
-			return 0, err
-		}
-	}
-	if w.headTo < w.headRead {
-		n := copy(p, w.head[w.headTo:w.headRead])
-		w.headTo += n
-		return n, nil
-	}
-	n, err := w.via.Read(p[:min(len(p), w.body)])
-	w.body -= n
-	if record.ContentType(w.head[0]) == record.Handshake {
-		w.note(w.client, p[:n])
-	}
+	n, err := w.via.Read(p[:min(len(p), w.readable())])
+	w.track(p[:n])
 	return n, err
 }
 
-// boundary reports whether the receiving side stands between two records.
-func (w *wire) boundary() bool {
-	return w.body == 0 && w.headTo == w.headRead && w.headRead%record.HeaderLen == 0
+// readable is how many bytes are crypto/tls's for sure. Before a server has said
+// anything that is all there is: no client can send application data yet. Then
+// it is the rest of a header, and the rest of a body, along with the next header
+// where another record has to come: behind change_cipher_spec, and behind a
+// handshake message in the clear. The last record is never overrun.
+func (w *wire) readable() int {
+	if !w.client && !w.sent {
+		return math.MaxInt
+	}
+	if w.headRead < record.HeaderLen {
+		return record.HeaderLen - w.headRead
+	}
+	typ := record.ContentType(w.head[0])
+	if typ == record.ChangeCipherSpec || typ == record.Handshake && !w.changed {
+		return w.body + record.HeaderLen
+	}
+	return w.body
 }
+
+// track follows the records through what was read.
+func (w *wire) track(p []byte) {
+	for len(p) > 0 {
+		if w.headRead < record.HeaderLen {
+			n := copy(w.head[w.headRead:], p)
+			w.headRead += n
+			p = p[n:]
+			if w.headRead < record.HeaderLen {
+				return
+			}
+			w.body = int(w.head[3])<<8 | int(w.head[4])
+		}
+		n := min(len(p), w.body)
+		if record.ContentType(w.head[0]) == record.Handshake {
+			w.note(w.client, p[:n])
+		}
+		w.body -= n
+		p = p[n:]
+		if w.body == 0 {
+			w.changed = w.changed || record.ContentType(w.head[0]) == record.ChangeCipherSpec
+			w.headRead = 0
+		}
+	}
+}
+
+// boundary reports whether the receiving side stands between two records.
+func (w *wire) boundary() bool { return w.headRead == 0 }
 
 // note keeps the first handshake message of a side.
 func (w *wire) note(fromServer bool, p []byte) {
@@ -164,6 +188,7 @@ func (w *wire) Write(p []byte) (int, error) {
 	case through:
 		return w.writeThrough(p)
 	}
+	w.sent = true
 	w.noteSent(p)
 	return w.via.Write(p)
 }

@@ -187,6 +187,8 @@ func (r *Receiver) open(p []byte, n *int) (ok bool, err error) {
 	r.r += len(rec)
 	r.stats.Records.Add(1)
 	switch {
+	case typ == 0: // a record of TLS 1.2 can say so; for typ it means none
+		return false, r.fail(&record.Error{Alert: record.UnexpectedMessage, Reason: "record has no content type"})
 	case typ != record.ApplicationData:
 		// Not the caller's to see as data: move it out of p.
 		if dst != nil {

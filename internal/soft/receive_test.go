@@ -2,6 +2,9 @@ package soft
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -256,6 +259,32 @@ func TestEmptyRecords(t *testing.T) {
 			}
 		} else if e, ok := errors.AsType[*record.Error](err); len(got) > 0 || !ok || e.Alert != record.UnexpectedMessage {
 			t.Errorf("%d: %q %v", n, got, err)
+		}
+	}
+}
+
+// Content type 0 is no type: a record of it is an error and not nothing. Only
+// TLS 1.2 can say it, and no sealer of ours does.
+func TestContentTypeZero(t *testing.T) {
+	lent(t)
+	k := testKeys(t, suite12)
+	b, err := aes.NewCipher(k.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gcm, err := cipher.NewGCM(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	explicit := binary.BigEndian.AppendUint64(nil, k.Seq)
+	aad := append(bytes.Clone(explicit), 0, 3, 3, 0, 4)
+	rec := append([]byte{0, 3, 3, 0, 8 + 4 + 16}, explicit...)
+	rec = gcm.Seal(rec, append(bytes.Clone(k.IV), explicit...), []byte("type"), aad)
+	for _, size := range []int{1, 100} {
+		r := newReceiver(t, fed(bytes.Clone(rec)), suite12)
+		n, err := r.Read(make([]byte, size))
+		if e, ok := errors.AsType[*record.Error](err); n != 0 || !ok || e.Alert != record.UnexpectedMessage {
+			t.Errorf("slice of %d: %d %v", size, n, err)
 		}
 	}
 }

@@ -156,6 +156,9 @@ func (s *Source) readPlaces() (n int, err error) {
 	return n, nil
 }
 
+// Records is how many records n bytes of the planned batch become.
+func (s *Source) Records(n int) uint64 { return uint64((n + s.size - 1) / s.size) }
+
 // Drop gives the buffer back.
 func (s *Source) Drop() {
 	if s.b != nil {

@@ -159,7 +159,16 @@ func TestFileBatches(t *testing.T) {
 // What was read is sent whatever changed since Plan.
 func TestCommitAfterChange(t *testing.T) {
 	p := noise(1, 100000)
+	const evens = 1193 // pads 1186 bytes to what a TLS 1.2 record of them is long
 	for name, change := range map[string]func(t *testing.T, s *Sender, c *script){
+		"other prefix alone": func(t *testing.T, s *Sender, c *script) {
+			if err := s.SetKeys(testKeys(t, suite12)); err != nil {
+				t.Fatal(err)
+			}
+			if n := s.sealer.SealedLen(1186); n != 22+evens {
+				t.Fatalf("a record is %d bytes long", n)
+			}
+		},
 		"nothing":    func(t *testing.T, s *Sender, c *script) {},
 		"same suite": func(t *testing.T, s *Sender, c *script) { s.Rekey() },
 		"other prefix": func(t *testing.T, s *Sender, c *script) {
@@ -182,6 +191,9 @@ func TestCommitAfterChange(t *testing.T) {
 				lent(t)
 				c := new(script)
 				s := newSender(t, c, suite13)
+				if name == "other prefix alone" {
+					s.sealer.SetPadding(evens)
+				}
 				src := NewSource(open())
 				if err := s.Plan(src, 1<<40); err != nil {
 					t.Fatal(err)

@@ -88,7 +88,7 @@ func newConn(carrier net.Conn, r *handover.Result, err error, opt Options, clien
 	}
 	var c *Conn
 	if err == nil {
-		c = &Conn{s: NewSocket(carrier, opt), client: client, state: r.State, tickets: r.Tickets}
+		c = &Conn{s: newSocket(carrier, opt, nil, r.Unread, nil), client: client, state: r.State, tickets: r.Tickets}
 		c.s.duties = c.duties
 		if err = c.s.recv.SetKeys(r.In); err == nil {
 			err = c.s.send.SetKeys(r.Out)
@@ -278,7 +278,8 @@ func (c *Conn) WriteRecord(typ record.ContentType, p []byte) error {
 // Rekey sends a KeyUpdate and goes on with new keys (RFC 8446, 4.6.3); with
 // both it asks the peer to do the same. A request is not repeated while one is
 // unanswered. The Conn rekeys by itself before a key reaches its limit. In
-// TLS 1.2 the error is [ErrNoRekey].
+// TLS 1.2 the error is [ErrNoRekey]. If os.ErrDeadlineExceeded comes while the
+// KeyUpdate is sent it is committed all the same, as Info().Send.Epoch shows.
 func (c *Conn) Rekey(both bool) error {
 	if c.pass != nil {
 		return c.pass.opError("rekey", c.pass.unavailable())

@@ -173,7 +173,9 @@ func (s *Socket) WriteBuffers(v *net.Buffers) (n int64, err error) {
 
 // WriteRecord sends one record of any type, in order with the data around it.
 // Its payload, at most 16384 bytes, goes into one record; for ApplicationData
-// too. A KeyUpdate has to be followed by SetKeys. After a close_notify alert
+// too. If os.ErrDeadlineExceeded comes while it is sent the record is committed
+// all the same and goes out first in the next call; Info tells whether it was
+// counted. A KeyUpdate has to be followed by SetKeys. After a close_notify alert
 // every write is [ErrShutdown].
 func (s *Socket) WriteRecord(typ record.ContentType, p []byte) error {
 	if err := s.lockWrite(); err != nil {
@@ -297,6 +299,23 @@ func (s *Socket) Close() error {
 	return opError("close", s.carrier, s.close(nil))
 }
 
+// farewell sends what is committed, and last behind it. Mostly the carrier takes
+// it at once, and no timer is needed.
+func (s *Socket) farewell(last func()) {
+	untimed := s.send.Pending() == 0
+	if !untimed {
+		s.carrier.SetWriteDeadline(time.Now().Add(closeTimeout))
+	}
+	if last != nil && !s.shut {
+		last() // does not block while nothing else is pending
+	}
+	s.send.TryFlush()
+	if s.send.Pending() > 0 && untimed {
+		s.carrier.SetWriteDeadline(time.Now().Add(closeTimeout))
+	}
+	s.send.Flush()
+}
+
 // close is Close; last seals what is to go out behind everything else.
 func (s *Socket) close(last func()) error {
 	if !s.life.CompareAndSwap(alive, closed) {
@@ -305,9 +324,13 @@ func (s *Socket) close(last func()) error {
 		}
 		return net.ErrClosed
 	}
-	s.dmu.Lock()
-	s.carrier.SetReadDeadline(time.Unix(1, 0))
-	s.dmu.Unlock()
+	if s.rmu.TryLock() {
+		s.unlockRead() // and the receiver is closed
+	} else {
+		s.dmu.Lock()
+		s.carrier.SetReadDeadline(time.Unix(1, 0))
+		s.dmu.Unlock()
+	}
 	var err error
 	idle := s.wmu.TryLock()
 	if !idle && !s.writing.Load() {
@@ -317,11 +340,7 @@ func (s *Socket) close(last func()) error {
 	if idle {
 		if s.werr == nil {
 			if s.dead.Load() == nil {
-				s.carrier.SetWriteDeadline(time.Now().Add(closeTimeout))
-				if last != nil && !s.shut {
-					last()
-				}
-				s.send.Flush()
+				s.farewell(last)
 			} else {
 				s.send.TryFlush() // the alert, if it still fits
 			}

@@ -75,7 +75,7 @@ func (st *State) wipe() {
 // then. Afterwards the socket is dead, Close does nothing, and the carrier is
 // the caller's again, without deadlines. What was sealed and not sent is in the
 // State. A socket that already failed cannot be detached: the error is what it
-// failed of.
+// failed of. One without keys in both directions cannot either: [ErrNoKeys].
 func (s *Socket) Detach() (*State, error) {
 	st, err := s.detach(nil)
 	return st, opError("detach", s.carrier, err)
@@ -85,6 +85,9 @@ func (s *Socket) Detach() (*State, error) {
 func (s *Socket) detach(more func(*State)) (*State, error) {
 	if err := s.check(); err != nil {
 		return nil, err
+	}
+	if s.send.Stats().Version.Load() == 0 || s.recv.Stats().Version.Load() == 0 {
+		return nil, ErrNoKeys // and nothing has happened to the socket
 	}
 	if !s.life.CompareAndSwap(alive, detached) {
 		return nil, s.check()
@@ -194,7 +197,7 @@ func (st *State) MarshalBinary() ([]byte, error) {
 		return nil, err
 	}
 	defer st.wipe()
-	b := cryptobyte.NewBuilder([]byte(stateMagic))
+	b := cryptobyte.NewBuilder(append(make([]byte, 0, st.size()), stateMagic...))
 	addKeys(b, st.send)
 	addKeys(b, st.recv)
 	addBytes(b, st.unsent)
@@ -223,6 +226,19 @@ func (st *State) MarshalBinary() ([]byte, error) {
 		addBool(b, len(c.tls.VerifiedChains) > 0)
 	}
 	return b.Bytes()
+}
+
+// size is more than the encoding needs: a builder that grew would leave copies
+// of the keys behind.
+func (st *State) size() int {
+	n := 1024 + len(st.unsent) + len(st.ciphertext) + len(st.plaintext) + len(st.control)
+	if c := st.conn; c != nil {
+		n += len(c.handshake) + len(c.tls.NegotiatedProtocol) + len(c.tls.ServerName)
+		for _, cert := range c.tls.PeerCertificates {
+			n += 4 + len(cert.Raw)
+		}
+	}
+	return n
 }
 
 // UnmarshalBinary decodes what MarshalBinary made. The error is [ErrState].

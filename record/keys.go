@@ -111,8 +111,7 @@ func (k *Keys) Derive() error {
 		if len(k.Secret) != s.hashLen {
 			return ErrKeyLength
 		}
-		mac := hmac.New(s.hash, k.Secret)
-		k.Key, k.IV = expand(mac, "key", s.keyLen), expand(mac, "iv", s.ivLen)
+		k.Key, k.IV = expandLabel(s, k.Secret, "key", s.keyLen), expandLabel(s, k.Secret, "iv", s.ivLen)
 	}
 	if len(k.Key) != s.keyLen || len(k.IV) != s.ivLen {
 		return ErrKeyLength
@@ -157,23 +156,42 @@ func (k *Keys) Wipe() {
 
 // expandLabel is HKDF-Expand-Label with an empty context (RFC 8446, 7.1). What
 // is asked for here is never longer than the hash, so the expansion (RFC 5869,
-// 2.3) is one HMAC.
+// 2.3) is one HMAC (RFC 2104). It is written out because every connection pays
+// for it several times: crypto/hmac makes five objects for each.
 func expandLabel(s *suite, secret []byte, label string, n int) []byte {
-	mac := hmac.New(s.hash, secret)
-	return expand(mac, label, n)
-}
-
-func expand(mac hash.Hash, label string, n int) []byte {
-	const prefix = "tls13 "
-	var info [32]byte
-	b := binary.BigEndian.AppendUint16(info[:0], uint16(n))
-	b = append(b, byte(len(prefix)+len(label)))
-	b = append(b, prefix...)
-	b = append(b, label...)
-	b = append(b, 0, 1) // no context; block 1
-	mac.Reset()
-	mac.Write(b)
-	return mac.Sum(make([]byte, 0, sha512.Size384))[:n:n]
+	const prefix, maxBlock, maxInfo = "tls13 ", sha512.BlockSize, 32
+	block := sha256.BlockSize
+	if s.hashLen == sha512.Size384 {
+		block = sha512.BlockSize
+	}
+	var inner [maxBlock + maxInfo]byte
+	var outer [maxBlock + sha512.Size384]byte
+	copy(inner[:block], secret)
+	copy(outer[:block], secret)
+	for i := range block {
+		inner[i] ^= 0x36
+		outer[i] ^= 0x5c
+	}
+	info := binary.BigEndian.AppendUint16(inner[:block], uint16(n))
+	info = append(info, byte(len(prefix)+len(label)))
+	info = append(info, prefix...)
+	info = append(info, label...)
+	info = append(info, 0, 1) // no context; block 1
+	out := make([]byte, n)
+	if s.hashLen == sha512.Size384 {
+		h := sha512.Sum384(info)
+		copy(outer[block:], h[:])
+		h = sha512.Sum384(outer[:block+len(h)])
+		copy(out, h[:])
+	} else {
+		h := sha256.Sum256(info)
+		copy(outer[block:], h[:])
+		h = sha256.Sum256(outer[:block+len(h)])
+		copy(out, h[:])
+	}
+	clear(inner[:])
+	clear(outer[:])
+	return out
 }
 
 // KeyBlock returns the keys of both directions of a TLS 1.2 association

@@ -25,6 +25,7 @@ import (
 type Result struct {
 	State   tls.ConnectionState
 	In, Out record.Keys
+	Unread  []byte   // read from the carrier behind the handshake: records for In
 	Tickets *Tickets // for clients with a session cache in TLS 1.3, else nil
 
 	Passthrough *Passthrough
@@ -37,8 +38,7 @@ var (
 )
 
 // Client runs the handshake of a client on carrier, which it neither closes
-// nor keeps when it fails. Every byte behind the handshake stays unread in
-// carrier.
+// nor keeps when it fails.
 func Client(ctx context.Context, carrier net.Conn, user *tls.Config) (*Result, error) {
 	w := &wire{Conn: carrier, via: carrier, client: true}
 	cfg := clientConfig(user, w)
@@ -59,6 +59,7 @@ func run(ctx context.Context, w *wire, tc *tls.Conn, cache bool) (*Result, error
 			e.Conn = w.Conn // not the wire, which ends here
 			err = e
 		}
+		w.unread()
 		return nil, err
 	}
 	r := &Result{State: tc.ConnectionState()}
@@ -75,6 +76,7 @@ func run(ctx context.Context, w *wire, tc *tls.Conn, cache bool) (*Result, error
 		r.Tickets = t
 	}
 	w.setMode(detached)
+	r.Unread = w.unread()
 	return r, nil
 }
 

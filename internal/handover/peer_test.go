@@ -190,7 +190,7 @@ func newEnd(conn net.Conn) func(*Result, error) (*end, error) {
 			e.ReadWriter, e.close = p, p.Close
 			return e, nil
 		}
-		s := &stream{conn: conn, tickets: r.Tickets}
+		s := &stream{conn: conn, source: io.MultiReader(bytes.NewReader(r.Unread), conn), tickets: r.Tickets}
 		if s.in, err = record.NewOpener(r.In); err != nil {
 			return nil, err
 		}
@@ -228,6 +228,7 @@ func connect(t testing.TB, client, server role, ccfg, scfg *tls.Config) (c, s *e
 // stream is a plain record layer on the keys of a Result.
 type stream struct {
 	conn    net.Conn
+	source  io.Reader // what the handshake left unread, then conn
 	in      *record.Opener
 	out     *record.Sealer
 	tickets *Tickets
@@ -265,7 +266,7 @@ func (s *stream) Read(p []byte) (int, error) {
 
 func (s *stream) next() (record.ContentType, []byte, error) {
 	rec := make([]byte, record.HeaderLen)
-	if _, err := io.ReadFull(s.conn, rec); err != nil {
+	if _, err := io.ReadFull(s.source, rec); err != nil {
 		return 0, nil, err
 	}
 	n, err := record.Frame(rec)
@@ -273,7 +274,7 @@ func (s *stream) next() (record.ContentType, []byte, error) {
 		return 0, nil, err
 	}
 	rec = append(rec, make([]byte, n-len(rec))...)
-	if _, err := io.ReadFull(s.conn, rec[record.HeaderLen:]); err != nil {
+	if _, err := io.ReadFull(s.source, rec[record.HeaderLen:]); err != nil {
 		return 0, nil, err
 	}
 	return s.in.Open(nil, rec)

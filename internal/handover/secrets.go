@@ -91,9 +91,18 @@ func (w *wire) keys13(suite uint16) (client, server record.Keys, err error) {
 		return client, server, fmt.Errorf("%w: %w", errSecrets, err)
 	}
 	defer o.Wipe()
-	for _, rec := range w.appRecords { // copies, spent here
-		if _, _, err := o.Open(nil, rec); err != nil && o.Seq() > 0 {
-			return client, server, fmt.Errorf("%w: own record %d does not open", errSecrets, o.Seq())
+	// Mostly the last record alone is a ticket, so the search goes backwards.
+	var scratch []byte
+	for first := len(w.appRecords) - 1; first >= 0 && o.Seq() == 0; first-- {
+		for _, rec := range w.appRecords[first:] {
+			if n := o.Room(rec); n > len(scratch) {
+				scratch = make([]byte, n)
+			}
+			if _, _, err := o.Open(scratch, rec); err != nil && o.Seq() > 0 {
+				return client, server, fmt.Errorf("%w: own record %d does not open", errSecrets, o.Seq())
+			} else if err != nil {
+				break
+			}
 		}
 	}
 	server.Seq = o.Seq()

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
-	"math"
 	"net"
 	"os"
 	"sync"
@@ -27,9 +26,14 @@ const (
 	through          // to crypto/tls, for good
 )
 
+// aheadSize holds a first flight, with a post-quantum key share, in one read.
+const aheadSize = 2 << 10
+
+var aheadPool = sync.Pool{New: func() any { return new([aheadSize]byte) }}
+
 // wire stands between crypto/tls and the carrier. While handshaking it reads
-// no further than the handshake goes, so that no byte behind it leaves the
-// carrier's receive queue, and notes what the key schedule needs to be told.
+// what is there but gives crypto/tls no byte behind the handshake, and notes what
+// the key schedule needs to be told.
 type wire struct {
 	net.Conn          // the carrier
 	via      net.Conn // the same while handshaking, perhaps watched
@@ -40,12 +44,15 @@ type wire struct {
 	inject bytes.Buffer
 	kept   bytes.Buffer
 
-	// Where the receiving side stands.
+	// ahead is what was read and not given to crypto/tls, which gets one
+	// record at a time: after the last it is what came behind the handshake.
+	ahead  []byte // in buffer
+	buffer *[aheadSize]byte
+
+	// Where crypto/tls stands in the records.
 	head     [record.HeaderLen]byte
-	headRead int  // bytes of the header that were read
-	body     int  // bytes of the body that were not
-	changed  bool // the peer's change_cipher_spec was read
-	sent     bool // something of ours was sent
+	headRead int // bytes of the header that it got
+	body     int // bytes of the body that it did not
 
 	// What the handshake showed.
 	clientHello, serverHello []byte // first message of each side, without record headers
@@ -92,6 +99,13 @@ func (w *wire) Read(p []byte) (int, error) {
 		defer w.mu.Unlock()
 		return w.inject.Read(p)
 	case through:
+		if len(w.ahead) > 0 {
+			n := copy(p, w.ahead)
+			if w.ahead = w.ahead[n:]; len(w.ahead) == 0 {
+				w.unread()
+			}
+			return n, nil
+		}
 		n, err := w.Conn.Read(p)
 		if err == io.EOF && n > 0 {
 			err = nil // comes again, if crypto/tls wants to know
@@ -102,53 +116,55 @@ func (w *wire) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	n, err := w.via.Read(p[:min(len(p), w.readable())])
+	if len(w.ahead) == 0 {
+		if w.buffer == nil {
+			w.buffer = aheadPool.Get().(*[aheadSize]byte)
+		}
+		n, err := w.via.Read(w.buffer[:])
+		if n == 0 {
+			return 0, err
+		}
+		w.ahead = w.buffer[:n]
+	}
+	n := record.HeaderLen - w.headRead
+	if n == 0 {
+		n = w.body
+	}
+	n = copy(p, w.ahead[:min(n, len(w.ahead))])
+	w.ahead = w.ahead[n:]
 	w.track(p[:n])
-	return n, err
+	return n, nil
 }
 
-// readable is how many bytes are crypto/tls's for sure. Before a server has said
-// anything that is all there is: no client can send application data yet. Then
-// it is the rest of a header, and the rest of a body, along with the next header
-// where another record has to come: behind change_cipher_spec, and behind a
-// handshake message in the clear. The last record is never overrun.
-func (w *wire) readable() int {
-	if !w.client && !w.sent {
-		return math.MaxInt
-	}
-	if w.headRead < record.HeaderLen {
-		return record.HeaderLen - w.headRead
-	}
-	typ := record.ContentType(w.head[0])
-	if typ == record.ChangeCipherSpec || typ == record.Handshake && !w.changed {
-		return w.body + record.HeaderLen
-	}
-	return w.body
-}
-
-// track follows the records through what was read.
+// track follows the header or the body of which p is the next part.
 func (w *wire) track(p []byte) {
-	for len(p) > 0 {
+	if w.headRead < record.HeaderLen {
+		w.headRead += copy(w.head[w.headRead:], p)
 		if w.headRead < record.HeaderLen {
-			n := copy(w.head[w.headRead:], p)
-			w.headRead += n
-			p = p[n:]
-			if w.headRead < record.HeaderLen {
-				return
-			}
-			w.body = int(w.head[3])<<8 | int(w.head[4])
+			return
 		}
-		n := min(len(p), w.body)
+		w.body = int(w.head[3])<<8 | int(w.head[4])
+	} else {
 		if record.ContentType(w.head[0]) == record.Handshake {
-			w.note(w.client, p[:n])
+			w.note(w.client, p)
 		}
-		w.body -= n
-		p = p[n:]
-		if w.body == 0 {
-			w.changed = w.changed || record.ContentType(w.head[0]) == record.ChangeCipherSpec
-			w.headRead = 0
-		}
+		w.body -= len(p)
 	}
+	if w.body == 0 {
+		w.headRead = 0
+	}
+}
+
+// unread takes what came behind the handshake, and gives the buffer back.
+func (w *wire) unread() []byte {
+	rest := append([]byte(nil), w.ahead...)
+	w.ahead = nil
+	if w.buffer != nil {
+		clear(w.buffer[:])
+		aheadPool.Put(w.buffer)
+		w.buffer = nil
+	}
+	return rest
 }
 
 // boundary reports whether the receiving side stands between two records.
@@ -188,7 +204,6 @@ func (w *wire) Write(p []byte) (int, error) {
 	case through:
 		return w.writeThrough(p)
 	}
-	w.sent = true
 	w.noteSent(p)
 	return w.via.Write(p)
 }
@@ -199,6 +214,10 @@ func (w *wire) noteSent(p []byte) {
 	if len(w.partial) > 0 {
 		p = append(w.partial, p...)
 		w.partial = nil
+	}
+	kept := !w.client && w.logged.serverTraffic != nil
+	if kept {
+		p = bytes.Clone(p) // appRecords lie in it
 	}
 	for len(p) >= record.HeaderLen {
 		n := record.HeaderLen + int(p[3])<<8 + int(p[4])
@@ -213,8 +232,8 @@ func (w *wire) noteSent(p []byte) {
 			w.lastSent = append(w.lastSent[:0], rec...)
 		case record.ApplicationData:
 			// Only the server's numbers are in doubt: see keys13.
-			if !w.client && w.logged.serverTraffic != nil {
-				w.appRecords = append(w.appRecords, bytes.Clone(rec))
+			if kept {
+				w.appRecords = append(w.appRecords, rec)
 			}
 		}
 	}

@@ -53,88 +53,53 @@ func TestPieces(t *testing.T) {
 	}
 }
 
-// byteCounter counts what is read from a connection.
-type byteCounter struct {
-	net.Conn
-	n int
-}
-
-func (c *byteCounter) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	c.n += n
-	return n, err
-}
-
-// The wire asks the carrier for no byte behind a record that may be the last of
-// the handshake, whatever room it is given. It looks ahead by one header behind
-// records that cannot be.
-func TestWireReadsRecords(t *testing.T) {
+// crypto/tls gets no byte of a record while it is busy with another, whatever
+// room it has and however much was read: what is behind the last one comes out
+// of unread and the carrier.
+func TestWireGivesRecords(t *testing.T) {
 	rec := func(typ byte, n int) []byte {
 		return append([]byte{typ, 3, 3, byte(n >> 8), byte(n)}, bytes.Repeat([]byte{typ}, n)...)
 	}
-	records := [][]byte{rec(22, 70), rec(22, 0), rec(20, 1), rec(22, 0), rec(23, 16384), rec(22, 1)}
-	const mayBeLast = 3 // from here on: behind change_cipher_spec
-	stream := bytes.Join(records, nil)
-	behind := bytes.Repeat([]byte{0xee}, 100)
+	records := [][]byte{rec(22, 70), rec(20, 1), rec(22, 0), rec(23, 16384), rec(22, 1)}
+	behind := bytes.Repeat([]byte{0xee}, 3000)
 	for _, max := range []int{1, 4, 5, 7, 1 << 16} {
 		a, b := net.Pipe()
 		go func() {
-			b.Write(append(bytes.Clone(stream), behind...))
+			b.Write(append(bytes.Join(records, nil), behind...))
 			b.Close()
 		}()
-		carrier := &byteCounter{Conn: a}
-		w := &wire{Conn: carrier, via: &pieceConn{carrier, max}, sent: true}
-		var got []byte
-		for len(got) < len(stream) {
-			before := carrier.n
-			p := make([]byte, 1+rand.IntN(20000))
-			n, err := w.Read(p)
-			if err != nil || n == 0 {
-				t.Fatal(n, err)
+		w := &wire{Conn: a, via: &pieceConn{a, max}}
+		for i, rec := range records {
+			if !w.boundary() {
+				t.Fatalf("no boundary in front of record %d", i)
 			}
-			got = append(got, p[:n]...)
-			end, border := 0, false
-			for i, rec := range records {
-				end += len(rec)
-				border = border || len(got) == end
-				if i >= mayBeLast && before < end && carrier.n > end {
-					t.Fatalf("%d bytes were read behind record %d", carrier.n-end, i)
+			got := make([]byte, 0, len(rec))
+			for len(got) < len(rec) {
+				p := make([]byte, 1+rand.IntN(20000))
+				n, err := w.Read(p)
+				if err != nil || n == 0 {
+					t.Fatal(n, err)
 				}
-				if i < mayBeLast && before < end && carrier.n > end+record.HeaderLen {
-					t.Fatalf("more than a header was read behind record %d", i)
+				got = append(got, p[:n]...)
+				if len(got) > len(rec) {
+					t.Fatalf("%d bytes came behind record %d", len(got)-len(rec), i)
+				}
+				if len(got) < len(rec) && w.boundary() {
+					t.Fatalf("boundary inside of record %d, at byte %d of %d", i, len(got), len(rec))
 				}
 			}
-			if w.boundary() != border {
-				t.Fatalf("boundary %v at byte %d", w.boundary(), len(got))
+			if !bytes.Equal(got, rec) {
+				t.Fatalf("record %d differs", i)
 			}
 		}
-		if !bytes.Equal(got, stream) {
-			t.Fatal("the records differ")
-		}
-		rest, err := io.ReadAll(a)
-		if err != nil || !bytes.Equal(rest, behind) {
+		rest := w.unread()
+		more, err := io.ReadAll(a)
+		if rest = append(rest, more...); err != nil || !bytes.Equal(rest, behind) {
 			t.Fatalf("%d bytes left of %d, %v", len(rest), len(behind), err)
 		}
-	}
-}
-
-// Before it has said anything a server takes all there is: the hello and what is
-// sent behind it blindly. The records are followed all the same.
-func TestWireReadsTheFirstFlightAtOnce(t *testing.T) {
-	hello := append([]byte{22, 3, 1, 0, 6, 1, 0, 0, 2, 7, 8}, 20, 3, 3, 0, 1, 1, 23, 3, 3, 0, 9, 1, 2, 3)
-	a, b := net.Pipe()
-	go b.Write(hello)
-	w := &wire{Conn: a, via: a}
-	p := make([]byte, 100)
-	if n, err := w.Read(p); err != nil || !bytes.Equal(p[:n], hello) {
-		t.Fatalf("%x, %v", p[:n], err)
-	}
-	if !bytes.Equal(w.clientHello, hello[5:11]) || !w.changed || w.boundary() || w.body != 6 {
-		t.Errorf("hello %x, change_cipher_spec %v, %d bytes of the body missing", w.clientHello, w.changed, w.body)
-	}
-	w.sent = true
-	if n := w.readable(); n != 6 {
-		t.Errorf("%d bytes are readable, want the 6 of the record", n)
+		if w.buffer != nil {
+			t.Error("the buffer was kept")
+		}
 	}
 }
 

@@ -178,10 +178,14 @@ func (b *bubble) silent(from ...string) (conns []net.Conn) {
 
 // client starts a real client. Its connection reads until the end, which comes
 // out of the channel.
-func (b *bubble) client(from string) <-chan error {
+func (b *bubble) client(from string) <-chan error { return b.slowClient(from, 0) }
+
+// slowClient thinks for a while before it says its first word.
+func (b *bubble) slowClient(from string, pause time.Duration) <-chan error {
 	carrier := b.inner.connect(from)
 	end := make(chan error, 1)
 	go func() {
+		time.Sleep(pause)
 		c, err := aftls.Client(context.Background(), carrier, b.ccfg, aftls.Options{})
 		if err == nil {
 			_, err = c.Read(make([]byte, 1))
@@ -300,8 +304,8 @@ func TestListenerBackpressure(t *testing.T) {
 		const clients = 12
 		var ends []<-chan error
 		for i := range clients {
-			ends = append(ends, b.client(fmt.Sprintf("192.0.2.%d", i+1)))
-			synctest.Wait()
+			ends = append(ends, b.slowClient(fmt.Sprintf("192.0.2.%d", i+1), time.Second))
+			time.Sleep(2 * time.Second)
 		}
 		time.Sleep(time.Hour)
 		// 2 in the queue, 3 with a slot, and one that run holds in its hand.
@@ -314,7 +318,9 @@ func TestListenerBackpressure(t *testing.T) {
 		var got []string
 		for range clients {
 			got = append(got, b.accept())
-			synctest.Wait()
+			// The slot that is free now is for the next one. He is waited
+			// for, and somebody behind him wants a slot, too.
+			time.Sleep(2 * time.Second)
 			if f := b.failures(); len(f) != 0 {
 				t.Fatalf("given up while Accept was what everybody waited for: %v", f)
 			}
@@ -404,6 +410,9 @@ func TestListenerClose(t *testing.T) {
 		unseen := b.inner.connect("198.51.100.2") // run holds it, for there is no slot
 		if err := b.ln.Close(); err != nil {
 			t.Errorf("Close: %v", err)
+		}
+		if n := b.inner.open(); n != 0 {
+			t.Errorf("Close returned with %d carriers open", n)
 		}
 		for i, end := range ends {
 			if err := <-end; err != io.EOF {

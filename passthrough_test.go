@@ -134,27 +134,28 @@ func TestRequireSocket(t *testing.T) {
 			ccfg, scfg := configs(t)
 			cbcOnly(ccfg, scfg)
 			a, b := tcpPair(t)
-			errc := make(chan error, 1)
+			// The peer is one that knows a truncated stream when it sees one.
+			peer := make(chan error, 1)
+			read := func(c *aftls.Conn, err error) {
+				if err == nil {
+					defer c.Close()
+					_, err = c.Read(make([]byte, 1))
+				}
+				peer <- err
+			}
 			var err error
+			require := aftls.Options{RequireSocket: true}
 			if side == "client" {
-				go func() {
-					tc := tls.Server(b, scfg)
-					_, err := io.ReadAll(tc)
-					errc <- err
-				}()
-				_, err = aftls.Client(t.Context(), a, ccfg, aftls.Options{RequireSocket: true})
+				go func() { read(aftls.Server(t.Context(), b, scfg, aftls.Options{})) }()
+				_, err = aftls.Client(t.Context(), a, ccfg, require)
 			} else {
-				go func() {
-					tc := tls.Client(b, ccfg)
-					_, err := io.ReadAll(tc)
-					errc <- err
-				}()
-				_, err = aftls.Server(t.Context(), a, scfg, aftls.Options{RequireSocket: true})
+				go func() { read(aftls.Client(t.Context(), b, ccfg, aftls.Options{})) }()
+				_, err = aftls.Server(t.Context(), a, scfg, require)
 			}
 			if e, ok := err.(*net.OpError); !ok || e.Op != "handshake" || !errors.Is(err, aftls.ErrPassthrough) {
 				t.Errorf("%#v", err)
 			}
-			if err := <-errc; err != nil {
+			if err := <-peer; err != io.EOF {
 				t.Errorf("the peer sees %v, want close_notify", err)
 			}
 			if _, err := a.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
@@ -474,6 +475,24 @@ func TestPassthroughClose(t *testing.T) {
 		wantOp(t, c, "WaitRead", "read", c.WaitRead(), net.ErrClosed)
 		wantOp(t, c, "CloseWrite", "close", c.CloseWrite(), net.ErrClosed)
 		wantOp(t, c, "SetDeadline", "set", c.SetDeadline(time.Time{}), net.ErrClosed)
+	})
+	t.Run("Close of a carrier with errors of its own", func(t *testing.T) {
+		a, b := net.Pipe() // it says io.ErrClosedPipe
+		c, s := cbcPairOn(t, a, b)
+		read := make(chan error, 1)
+		go func() {
+			_, err := c.Read(make([]byte, 1))
+			read <- err
+		}()
+		transferred := make(chan error, 1)
+		go func() { _, err := s.Read(make([]byte, 1)); transferred <- err }()
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-transferred; err != io.EOF {
+			t.Errorf("the peer sees %v", err)
+		}
+		wantOp(t, c, "the Read under way", "read", <-read, net.ErrClosed)
 	})
 	t.Run("Close with a Write under way that sends what an earlier one left", func(t *testing.T) {
 		a, b := tcpPair(t)

@@ -131,7 +131,8 @@ func (s *server) start(cfg ServerConfig, ln net.Listener) error {
 	case "echo":
 		serve = s.echo
 	case "idle":
-		serve = s.idle
+		go s.idle(ln)
+		return nil
 	case "handshakes":
 		serve = s.untilEOF
 	default:
@@ -210,12 +211,27 @@ func (s *server) echo(c net.Conn) error {
 	}
 }
 
-// idle blocks in one Read. Its client just goes away.
-func (s *server) idle(c net.Conn) error {
-	b := make([]byte, idleSize)
-	s.count("reading")
-	c.Read(b)
-	return nil
+// idle has each connection block in one Read, in a goroutine that does nothing
+// else: what is measured is the connection, not the depth of a server's calls.
+// The client just goes away.
+func (s *server) idle(ln net.Listener) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			s.fail(err)
+			return
+		}
+		go func() {
+			b := make([]byte, idleSize)
+			if h, ok := c.(interface{ Handshake() error }); ok { // Accept did not wait for it
+				if err := h.Handshake(); err != nil {
+					s.fail(err)
+				}
+			}
+			s.count("reading")
+			c.Read(b)
+		}()
+	}
 }
 
 func (s *server) untilEOF(c net.Conn) error {

@@ -135,11 +135,18 @@ func TestNoteSentInPieces(t *testing.T) {
 // A handshake that ended inside a record cannot be handed over.
 func TestNotAtBoundary(t *testing.T) {
 	r := &Result{State: tls.ConnectionState{Version: tls.VersionTLS13, CipherSuite: tls.TLS_AES_128_GCM_SHA256}}
-	for name, w := range map[string]*wire{
-		"header in part": {headRead: 3},
-		"body in part":   {headRead: 5, body: 1},
+	for name, tt := range map[string]struct {
+		w  *wire
+		ok bool
+	}{
+		"boundary":       {&wire{}, true},
+		"header in part": {&wire{headRead: 3}, false},
+		"header only":    {&wire{headRead: 5, body: 2}, false},
+		"body in part":   {&wire{headRead: 5, body: 1}, false},
 	} {
-		if err := r.recover(w); !errors.Is(err, errSecrets) {
+		w := tt.w
+		w.logged = logged{clientTraffic: make([]byte, 32), serverTraffic: make([]byte, 32)}
+		if err := r.recover(w); (err == nil) != tt.ok || !tt.ok && !errors.Is(err, errSecrets) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

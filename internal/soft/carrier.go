@@ -28,6 +28,8 @@ func rawConn(c net.Conn) syscall.RawConn {
 
 // cause takes the error out of the *net.OpError that package net puts around
 // it: our caller wraps it again, with its own operation.
+//
+//go:noinline
 func cause(err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Err

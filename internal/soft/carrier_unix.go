@@ -18,16 +18,24 @@ func (r *Receiver) read() (int, error) {
 	if r.tryRead == nil {
 		r.tryRead = r.tryReadFD
 	}
+	// A goroutine that waits here should get by with the stack that it was
+	// born with, 2 KiB: the first buffer is borrowed up here, and what only
+	// errors need is elsewhere.
+	r.room()
 	if err := r.raw.Read(r.tryRead); err != nil {
 		return 0, cause(err)
 	}
+	if r.got > 0 {
+		return r.got, nil
+	}
+	return 0, r.readError()
+}
+
+func (r *Receiver) readError() error {
 	if r.gotErr != 0 {
-		return 0, os.NewSyscallError("read", r.gotErr)
+		return os.NewSyscallError("read", r.gotErr)
 	}
-	if r.got == 0 {
-		return 0, io.EOF
-	}
-	return r.got, nil
+	return io.EOF
 }
 
 // tryReadFD answers whether the read is over; if not, package net waits and
@@ -41,11 +49,16 @@ func (r *Receiver) tryReadFD(fd uintptr) bool {
 			break
 		}
 	}
-	if r.gotErr == syscall.EAGAIN {
+	switch {
+	case r.gotErr != syscall.EAGAIN:
+		return true
+	case r.w == r.r && len(r.buf) <= batchSize: // as mostly, and with little stack
+		put(r.buf)
+		r.buf, r.r, r.w = nil, 0, 0
+	default:
 		r.retreat()
-		return false
 	}
-	return true
+	return false
 }
 
 // immediate says that tryWrite works here.

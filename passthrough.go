@@ -94,6 +94,9 @@ func (p *passthrough) Write(b []byte) (int, error) {
 }
 
 func (p *passthrough) closeWrite() error {
+	if p.closed.Load() {
+		return p.opError("close", net.ErrClosed)
+	}
 	p.shut.Store(true)
 	err := p.Passthrough.CloseWrite()
 	if half, ok := p.carrier.(interface{ CloseWrite() error }); ok && err == nil {

@@ -260,6 +260,21 @@ func (c *breakableConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
+// readingConn says when it is read for the first time after it was armed.
+type readingConn struct {
+	net.Conn
+	armed   atomic.Bool
+	once    sync.Once
+	reading chan struct{}
+}
+
+func (c *readingConn) Read(p []byte) (int, error) {
+	if c.armed.Load() {
+		c.once.Do(func() { close(c.reading) })
+	}
+	return c.Conn.Read(p)
+}
+
 // tapConn keeps what is written.
 type tapConn struct {
 	net.Conn
@@ -451,15 +466,16 @@ func TestPassthroughClose(t *testing.T) {
 		}
 	})
 	t.Run("Close", func(t *testing.T) {
-		c, s := cbcPair(t)
+		a, b := tcpPair(t)
+		reads := &readingConn{Conn: a, reading: make(chan struct{})}
+		c, s := cbcPairOn(t, reads, b)
+		reads.armed.Store(true)
 		read := make(chan error, 1)
-		reads := make(chan struct{})
 		go func() {
-			close(reads)
 			_, err := c.Read(make([]byte, 1))
 			read <- err
 		}()
-		<-reads
+		<-reads.reading
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
@@ -478,12 +494,15 @@ func TestPassthroughClose(t *testing.T) {
 	})
 	t.Run("Close of a carrier with errors of its own", func(t *testing.T) {
 		a, b := net.Pipe() // it says io.ErrClosedPipe
-		c, s := cbcPairOn(t, a, b)
+		reads := &readingConn{Conn: a, reading: make(chan struct{})}
+		c, s := cbcPairOn(t, reads, b)
+		reads.armed.Store(true)
 		read := make(chan error, 1)
 		go func() {
 			_, err := c.Read(make([]byte, 1))
 			read <- err
 		}()
+		<-reads.reading
 		transferred := make(chan error, 1)
 		go func() { _, err := s.Read(make([]byte, 1)); transferred <- err }()
 		if err := c.Close(); err != nil {

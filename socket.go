@@ -38,9 +38,9 @@ type Socket struct {
 
 	wmu  sync.Mutex
 	send *soft.Sender
-	werr error // sticky, of the sending side
-	shut bool  // close_notify is sealed
-	used []usedKey
+	werr error      // sticky, of the sending side
+	shut bool       // close_notify is sealed
+	used *[]usedKey // nil until SetKeys replaced a key
 
 	// duties is what a Conn has to send before the next data record, and what
 	// makes room under the key for so many of them where a rekey can. It runs
@@ -121,22 +121,30 @@ func (s *Socket) setSendKeys(k record.Keys) error {
 			cur.Wipe()
 			return ErrKeyReuse
 		} else if !s.remember(curID, cur.Seq) {
-			s.used = append(s.used, usedKey{curID, cur.Seq})
+			if s.used == nil {
+				s.used = new([]usedKey)
+			}
+			*s.used = append(*s.used, usedKey{curID, cur.Seq})
 		}
 		cur.Wipe()
 	}
-	for _, u := range s.used {
-		if u.key == id && k.Seq < u.next {
-			return ErrKeyReuse
+	if s.used != nil {
+		for _, u := range *s.used {
+			if u.key == id && k.Seq < u.next {
+				return ErrKeyReuse
+			}
 		}
 	}
 	return s.send.SetKeys(k)
 }
 
 func (s *Socket) remember(id [sha256.Size]byte, next uint64) bool {
-	for i := range s.used {
-		if s.used[i].key == id {
-			s.used[i].next = max(s.used[i].next, next)
+	if s.used == nil {
+		return false
+	}
+	for i := range *s.used {
+		if u := &(*s.used)[i]; u.key == id {
+			u.next = max(u.next, next)
 			return true
 		}
 	}

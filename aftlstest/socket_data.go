@@ -86,7 +86,7 @@ func everySource(t *testing.T, x subject) {
 			lr := &io.LimitedReader{R: f, N: int64(len(want))}
 			n, err := e.ReadFrom(lr)
 			if at, _ := f.Seek(0, io.SeekCurrent); lr.N != 0 || at != n {
-				err = errors.Join(err, fmt.Errorf("N = %d, offset %d after %d bytes", lr.N, at, n))
+				err = errors.Join(err, fmt.Errorf("left %d, offset %d after %d bytes", lr.N, at, n))
 			}
 			return n, err
 		}},

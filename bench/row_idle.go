@@ -17,17 +17,21 @@ const idleWorkers = 8
 // spareFiles are the descriptors that a process needs for itself.
 const spareFiles = 64
 
+// warmShare is the part of the connections that come before those that count.
+const warmShare = 20
+
 // idle: connections that finished their handshake and wait for data, each with
 // a goroutine blocked in Read. What counts is resident memory, as it stands
 // when all of them wait, and after a collection that gives everything back.
-// Memory of the kernel is not in it. Every repetition has servers of its own.
+// Memory of the kernel is not in it. Every repetition has servers of its own,
+// warmed up by a few more connections.
 func (r *runner) idle() error {
 	n := r.scale.idleConns
 	have, err := maxFiles()
 	if err != nil {
 		return err
 	}
-	if need := uint64(n + spareFiles); have < need {
+	if need := uint64(n + n/warmShare + spareFiles); have < need {
 		return &errMissing{fmt.Sprintf("%d connections need %d file descriptors, the hard limit is %d (ulimit -Hn)", n, need, have)}
 	}
 	if _, err := resident(os.Getpid()); err != nil {
@@ -52,11 +56,10 @@ func (r *runner) idle() error {
 }
 
 func (r *runner) idleConns(s *process, peer string, n int) ([]float64, error) {
-	before, err := resident(s.cmd.Process.Pid)
-	if err != nil {
-		return nil, err
-	}
-	conns := make([]net.Conn, n)
+	// The first connections bring in code, pools and the heap's first pages,
+	// which are the process's cost and not theirs.
+	warm := n / warmShare
+	conns := make([]net.Conn, warm+n)
 	defer func() {
 		// The server must not see them go: it is about to end.
 		s.kill()
@@ -70,24 +73,34 @@ func (r *runner) idleConns(s *process, peer string, n int) ([]float64, error) {
 	for i := range workers {
 		workers[i] = i
 	}
-	err = each(workers, func(w int) error {
-		for i := w; i < n; i += idleWorkers {
-			c, err := r.dial(s)
-			if err != nil {
-				return err
+	open := func(from, to int) error {
+		err := each(workers, func(w int) error {
+			for i := from + w; i < to; i += idleWorkers {
+				c, err := r.dial(s)
+				if err != nil {
+					return err
+				}
+				conns[i] = c // without the tls.Conn: nothing is read or written any more
+				tc := tls.Client(c, r.clientConfig())
+				if err := tc.HandshakeContext(r.ctx); err != nil {
+					return err
+				}
 			}
-			conns[i] = c // without the tls.Conn: nothing is read or written any more
-			tc := tls.Client(c, r.clientConfig())
-			if err := tc.HandshakeContext(r.ctx); err != nil {
-				return err
-			}
+			return nil
+		})
+		if err == nil {
+			err = s.wait("reading", int64(to))
 		}
-		return nil
-	})
-	if err == nil {
-		err = s.wait("reading", int64(n))
+		return err
 	}
+	if err := open(0, warm); err != nil {
+		return nil, err
+	}
+	before, err := resident(s.cmd.Process.Pid)
 	if err != nil {
+		return nil, err
+	}
+	if err := open(warm, warm+n); err != nil {
 		return nil, err
 	}
 	standing, err := resident(s.cmd.Process.Pid)

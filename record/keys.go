@@ -237,30 +237,37 @@ func prf12(h func() hash.Hash, secret, seed []byte, n int) []byte {
 type holding uint8
 
 const (
-	holdsKey    holding = iota // and iv is set
-	holdsSecret                // the traffic secret; iv is set while there is an aead
+	holdsKey    holding = iota // and the iv, at ivAt
+	holdsSecret                // the traffic secret
 	wiped                      // zeros, which are no key
 )
 
 // half is what Sealer and Opener share: the key of one direction and where it
-// stands. Everything lies in arrays, so that an idle half is one small
-// allocation. What follows from the rest is made at its first use: key and iv
-// from a traffic secret, and the AEAD object, which is ten times larger.
+// stands. An idle half is this one small allocation; what follows from it, and
+// is ten times larger, is made at its first use.
 type half struct {
 	suite  *suite
-	aead   cipher.AEAD
+	*using // nil: not used yet under this key
 	seq    uint64
 	epoch  uint64
 	secret [sha512.Size384]byte
-	iv     [nonceLen]byte
-	nonce  [nonceLen]byte
 	id     uint16
-	aad    [13]byte
 	hold   holding
 }
 
+// using is what it takes to seal or open.
+type using struct {
+	aead  cipher.AEAD
+	iv    [nonceLen]byte
+	nonce [nonceLen]byte
+	aad   [13]byte
+}
+
+// ivAt is where the iv stands in half.secret behind a key.
+const ivAt = 32
+
 func (h *half) init(k Keys) error {
-	h.aead = nil
+	h.using = nil
 	s := lookup(k.Version, k.Suite)
 	if s != nil && s.version == TLS13 && len(k.Secret) == s.hashLen {
 		if err := k.consistent(); err != nil {
@@ -272,8 +279,8 @@ func (h *half) init(k Keys) error {
 		if err := k.Derive(); err != nil {
 			return err
 		}
-		copy(h.secret[:], k.Key)
-		copy(h.iv[:], k.IV)
+		copy(h.secret[:ivAt], k.Key)
+		copy(h.secret[ivAt:], k.IV)
 		h.hold = holdsKey
 	}
 	h.suite, h.id = s, k.Suite
@@ -303,7 +310,7 @@ func (k *Keys) consistent() error {
 // ready makes the AEAD object. It fails where GODEBUG=fips140=only forbids
 // nonces of our own (see Usable), and after wipe.
 func (h *half) ready() error {
-	if h.aead != nil {
+	if h.using != nil {
 		return nil
 	}
 	if h.hold == wiped {
@@ -314,9 +321,11 @@ func (h *half) ready() error {
 	if err := k.Derive(); err != nil {
 		return err
 	}
-	copy(h.iv[:], k.IV)
-	var err error
-	h.aead, err = newAEAD(h.suite, k.Key)
+	aead, err := newAEAD(h.suite, k.Key)
+	if err == nil {
+		h.using = &using{aead: aead}
+		copy(h.iv[:], k.IV)
+	}
 	return err
 }
 
@@ -351,7 +360,7 @@ func (h *half) keys() Keys {
 	case holdsSecret:
 		k.Secret = bytes.Clone(h.secret[:h.suite.hashLen])
 	case holdsKey:
-		k.Key, k.IV = bytes.Clone(h.secret[:h.suite.keyLen]), bytes.Clone(h.iv[:h.suite.ivLen])
+		k.Key, k.IV = bytes.Clone(h.secret[:h.suite.keyLen]), bytes.Clone(h.secret[ivAt:][:h.suite.ivLen])
 	}
 	return k
 }
@@ -373,17 +382,24 @@ func (h *half) next() error {
 	n := expandLabel(h.suite, h.secret[:h.suite.hashLen], "traffic upd", h.suite.hashLen)
 	copy(h.secret[:], n)
 	clear(n)
-	h.aead, h.seq = nil, 0
+	h.unuse()
+	h.seq = 0
 	h.epoch++
 	return nil
 }
 
 // wipe forgets the keys. The AEAD object's key schedule is Go's to collect.
 func (h *half) wipe() {
+	h.unuse()
 	clear(h.secret[:])
-	clear(h.iv[:])
-	clear(h.nonce[:])
-	h.aead, h.hold = nil, wiped
+	h.hold = wiped
+}
+
+func (h *half) unuse() {
+	if h.using != nil {
+		*h.using = using{}
+		h.using = nil
+	}
 }
 
 // setNonce is the nonce of RFC 8446, 5.3 and RFC 7905, 2: iv xor number.

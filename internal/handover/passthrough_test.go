@@ -131,6 +131,50 @@ func TestPassthroughTruncation(t *testing.T) {
 	}
 }
 
+// lastWordConn returns the last bytes of its peer along with io.EOF.
+type lastWordConn struct {
+	net.Conn
+	armed bool
+}
+
+func (c *lastWordConn) Read(p []byte) (int, error) {
+	if !c.armed {
+		return c.Conn.Read(p)
+	}
+	n, err := io.ReadFull(c.Conn, p)
+	if err == io.ErrUnexpectedEOF {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// An end that comes with the last bytes is not the end before they were looked
+// at: close_notify may be in them.
+func TestPassthroughEndWithData(t *testing.T) {
+	for _, clean := range []bool{true, false} {
+		ccfg, scfg := cbc(t)
+		a, b := tcpPair(t)
+		last := &lastWordConn{Conn: b}
+		c, s, cerr, serr := handshakes(a, last, ourClient, ourServer, ccfg, scfg)
+		if cerr != nil || serr != nil {
+			t.Fatal(cerr, serr)
+		}
+		last.armed = true
+		if _, err := c.Write([]byte("data")); err != nil {
+			t.Fatal(err)
+		}
+		want := ErrTruncated
+		if clean {
+			want = nil // of ReadAll
+			c.close()
+		}
+		a.Close()
+		if got, err := io.ReadAll(s); string(got) != "data" || err != want {
+			t.Errorf("close_notify %v: %q, %v, want %v", clean, got, err, want)
+		}
+	}
+}
+
 // stallConn takes so many bytes, then times out until it is let go.
 type stallConn struct {
 	net.Conn

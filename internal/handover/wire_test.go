@@ -92,7 +92,11 @@ func TestWireGivesRecords(t *testing.T) {
 				t.Fatalf("record %d differs", i)
 			}
 		}
+		buffer := w.buffer
 		rest := w.unread()
+		if buffer != nil && *buffer != [aheadSize]byte{} {
+			t.Error("the buffer goes back with what was read into it")
+		}
 		more, err := io.ReadAll(a)
 		if rest = append(rest, more...); err != nil || !bytes.Equal(rest, behind) {
 			t.Fatalf("%d bytes left of %d, %v", len(rest), len(behind), err)

@@ -53,10 +53,10 @@ func truncatedBetween(t *testing.T, x subject) {
 }
 
 func truncatedInside(t *testing.T, x subject) {
-	e, p := x.withPeer(t)
+	_, p := x.withPeer(t)
 	whole := len(p.sealed(record.ApplicationData, []byte("number 0")))
 	for _, cut := range []int{1, 4, 5, 6, whole - 1} {
-		e, p = x.withPeer(t)
+		e, p := x.withPeer(t)
 		p.data("whole")
 		rec := p.sealed(record.ApplicationData, []byte("number 1"))
 		p.raw(rec[:cut])

@@ -51,6 +51,7 @@ type Stats struct {
 func (s *Stats) keyed(k record.Keys) {
 	s.Version.Store(uint32(k.Version))
 	s.Suite.Store(uint32(k.Suite))
+	s.Epoch.Store(k.Epoch)
 }
 
 // NewReceiver returns a receiver without keys. conn stays the caller's to
@@ -98,6 +99,7 @@ func (r *Receiver) Rekey() error {
 		return err
 	}
 	r.stats.Rekeys.Add(1)
+	r.stats.Epoch.Store(r.opener.Epoch())
 	r.note()
 	return nil
 }
@@ -113,10 +115,7 @@ func (r *Receiver) Keys() (record.Keys, error) {
 // Stats returns the counters; the pointer stays valid.
 func (r *Receiver) Stats() *Stats { return &r.stats }
 
-func (r *Receiver) note() {
-	r.stats.Seq.Store(r.opener.Seq())
-	r.stats.Epoch.Store(r.opener.Epoch())
-}
+func (r *Receiver) note() { r.stats.Seq.Store(r.opener.Seq()) }
 
 // Read fills p with application data from as many records as are there, and
 // waits only for the first. In front of a control record it returns
@@ -179,6 +178,8 @@ func (r *Receiver) open(p []byte, n *int) (ok bool, err error) {
 	var dst []byte
 	if room := r.opener.Room(rec); room > 0 && room <= len(p) {
 		dst = p[:room]
+	} else if *n > 0 {
+		return false, nil // it is opened without a copy into the next slice
 	}
 	typ, payload, err := r.opener.Open(dst, rec)
 	if err != nil {

@@ -87,6 +87,7 @@ func (s *Sender) Rekey() error {
 		return err
 	}
 	s.stats.Rekeys.Add(1)
+	s.stats.Epoch.Store(s.sealer.Epoch())
 	s.note()
 	return nil
 }
@@ -102,21 +103,24 @@ func (s *Sender) Keys() (record.Keys, error) {
 // Stats returns the counters; the pointer stays valid.
 func (s *Sender) Stats() *Stats { return &s.stats }
 
-func (s *Sender) note() {
-	s.stats.Seq.Store(s.sealer.Seq())
-	s.stats.Epoch.Store(s.sealer.Epoch())
-}
+func (s *Sender) note() { s.stats.Seq.Store(s.sealer.Seq()) }
 
 // SetDeadline is the time after which nothing more is sealed. The caller sets
 // the carrier's own deadline, which ends a blocked write.
-func (s *Sender) SetDeadline(t time.Time) { s.deadline.Store(&t) }
+func (s *Sender) SetDeadline(t time.Time) {
+	if t.IsZero() {
+		s.deadline.Store(nil)
+	} else {
+		s.deadline.Store(&t)
+	}
+}
 
 // Expired reports whether that time has come.
 func (s *Sender) Expired() bool { return s.expired(time.Now()) }
 
 func (s *Sender) expired(now time.Time) bool {
 	d := s.deadline.Load()
-	return d != nil && !d.IsZero() && !now.Before(*d)
+	return d != nil && !now.Before(*d)
 }
 
 // Left is how many more data records the key may seal, with enough kept back
@@ -131,6 +135,9 @@ func (s *Sender) Left() uint64 {
 	return 0
 }
 
+// segmentPayload is the payload of a record that fills one segment.
+func (s *Sender) segmentPayload() int { return segment - s.sealer.SealedLen(0) }
+
 // layout is how the next batch of data is cut: payload bytes of a record, and
 // how many records at most.
 func (s *Sender) layout(now time.Time) (payload, count int) {
@@ -141,7 +148,7 @@ func (s *Sender) layout(now time.Time) (payload, count int) {
 	}
 	s.last = t
 	if s.ramped < rampEnd {
-		payload = segment - (s.sealer.SealedLen(0))
+		payload = s.segmentPayload()
 		if s.ramped >= rampFirst {
 			payload *= rampRecords
 		}
@@ -164,7 +171,13 @@ func (s *Sender) Write(v *[][]byte, limit int) (n int, err error) {
 	}
 	limit = length(v, limit)
 	for n < limit {
-		now := time.Now()
+		// What fits a segment is one record whatever the layout, and a short
+		// message need not pay for a clock that nobody asks.
+		short := limit-n <= s.segmentPayload()
+		var now time.Time
+		if !short || s.deadline.Load() != nil {
+			now = time.Now()
+		}
 		if s.expired(now) {
 			return n, os.ErrDeadlineExceeded
 		}
@@ -175,7 +188,10 @@ func (s *Sender) Write(v *[][]byte, limit int) (n int, err error) {
 				return n, err
 			}
 		}
-		payload, count := s.layout(now)
+		payload, count := limit-n, int(min(s.Left(), 1))
+		if !short {
+			payload, count = s.layout(now)
+		}
 		if count == 0 {
 			return n, record.ErrKeyLimit
 		}

@@ -55,7 +55,7 @@ type wire struct {
 	body     int // bytes of the body that it did not
 
 	// What the handshake showed.
-	clientHello, serverHello []byte // first message of each side, without record headers
+	clientHello, serverHello []byte // first message of each side, without record headers, borrowed
 	lastSent                 []byte // last handshake record sent
 	partial                  []byte // start of an outgoing record whose end is still to come
 	appRecords               [][]byte
@@ -75,6 +75,11 @@ type wire struct {
 // forget drops what only the handover needed and wipes our copies of secrets.
 func (w *wire) forget() {
 	w.logged.wipe()
+	for _, hello := range [][]byte{w.clientHello, w.serverHello} {
+		if cap(hello) == aheadSize { // or it outgrew what was borrowed
+			aheadPool.Put((*[aheadSize]byte)(hello[:aheadSize]))
+		}
+	}
 	w.clientHello, w.serverHello, w.lastSent, w.partial = nil, nil, nil, nil
 	w.appRecords, w.configs, w.sessions = nil, nil, nil
 	w.via = nil
@@ -176,24 +181,21 @@ func (w *wire) note(fromServer bool, p []byte) {
 	if fromServer {
 		hello = &w.serverHello
 	}
+	if *hello == nil {
+		*hello = aheadPool.Get().(*[aheadSize]byte)[:0]
+	}
 	const header = 4
-	if len(*hello)+len(p) < header {
-		*hello = append(*hello, p...)
+	if n := min(header-len(*hello), len(p)); n > 0 {
+		*hello, p = append(*hello, p[:n]...), p[n:]
+	}
+	h := *hello
+	if len(h) < header {
 		return
 	}
-	var head [header]byte
-	copy(head[copy(head[:], *hello):], p)
-	whole := header + int(head[1])<<16 + int(head[2])<<8 + int(head[3])
-	if cap(*hello) < whole && len(*hello) <= header && whole <= maxHello {
-		*hello = append(make([]byte, 0, whole), *hello...)
-	}
-	if missing := whole - len(*hello); missing > 0 {
-		*hello = append(*hello, p[:min(len(p), missing)]...)
+	if missing := header + int(h[1])<<16 + int(h[2])<<8 + int(h[3]) - len(h); missing > 0 {
+		*hello = append(h, p[:min(len(p), missing)]...)
 	}
 }
-
-// maxHello is how much memory a length in a header is believed at once.
-const maxHello = 16 << 10
 
 func (w *wire) Write(p []byte) (int, error) {
 	switch w.getMode() {

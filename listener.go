@@ -12,11 +12,12 @@ import (
 
 // Limits of a Listener. They bound what clients that never finish can hold.
 const (
-	handshakeSlots   = 1024             // handshakes at once
-	handshakeTimeout = 10 * time.Second // for each
-	readyConns       = 128              // finished and not yet accepted
-	parkedWorkers    = 4                // goroutines that wait for handshakes
-	shareDivisor     = 8                // one address may hold 1/8 of the slots when they run out
+	handshakeSlots   = 1024                  // handshakes at once
+	handshakeTimeout = 10 * time.Second      // for each
+	readyConns       = 128                   // finished and not yet accepted
+	patience         = 50 * time.Millisecond // a wait that no handshake is given up for
+	parkedWorkers    = 4                     // goroutines that wait for handshakes
+	shareDivisor     = 8                     // one address may hold 1/8 of the slots when they run out
 )
 
 var errEvicted = errors.New("aftls: handshake given up for a newer one: it waited longest for its peer")
@@ -24,7 +25,7 @@ var errEvicted = errors.New("aftls: handshake given up for a newer one: it waite
 // Listener accepts TLS connections: Accept returns them when their handshake is
 // done. Handshakes run at once, up to 1,024 of them, each for at most 10
 // seconds. When more clients come, the handshake that has waited longest for
-// its peer is given up, first among the addresses (IPv6: /64 networks) that
+// its peer, and 50 ms at least, is given up, first among the addresses (IPv6: /64 networks) that
 // hold more than an eighth of the slots. When 128 finished connections wait for
 // Accept, further ones keep their slot, nobody is given up, and without a slot
 // the listener takes no new ones.
@@ -217,14 +218,15 @@ func (l *Listener) takeSlot() bool {
 			return true
 		case <-l.done:
 			return false
-		case <-time.After(50 * time.Millisecond):
-			// Every handshake was computing or ready; now one may wait.
+		case <-time.After(patience / 5):
+			// Every handshake was computing, ready, or too young to give up.
 		}
 	}
 }
 
 // evict gives up the handshake that has waited longest for its peer. One that
-// computes is not the peer's fault.
+// computes is not the peer's fault, and a burst of honest clients must not push
+// each other out within a round trip.
 func (l *Listener) evict() {
 	if len(l.ready) == cap(l.ready) {
 		return // all wait for Accept: no client is to pay for that
@@ -233,8 +235,9 @@ func (l *Listener) evict() {
 	defer l.mu.Unlock()
 	var oldest *attempt
 	var over bool
+	latest := time.Now().Add(-patience).UnixNano()
 	for a := range l.pending {
-		if a.waiting() == 0 || a.given.Load() != nil {
+		if since := a.waiting(); since == 0 || since > latest || a.given.Load() != nil {
 			continue
 		}
 		o := l.share[a.from] > l.limit

@@ -177,7 +177,7 @@ func (b *bubble) silent(from ...string) (conns []net.Conn) {
 	for _, from := range from {
 		conns = append(conns, b.inner.connect(from))
 		synctest.Wait()
-		time.Sleep(time.Millisecond) // none waits as long as the one before
+		time.Sleep(100 * time.Millisecond) // long enough to be given up, and shorter than the one before
 	}
 	return conns
 }

@@ -79,6 +79,23 @@ func TestListenerShares(t *testing.T) {
 	}
 }
 
+// Clients that come all at once do not push each other out before any of them
+// could have answered.
+func TestListenerHasPatience(t *testing.T) {
+	inBubble(t, 3, 8, func(b *bubble) {
+		for i := range 4 {
+			b.inner.connect(fmt.Sprintf("192.0.2.%d", i+1))
+			synctest.Wait()
+		}
+		b.wantEvicted()
+		time.Sleep(200 * time.Millisecond)
+		synctest.Wait()
+		if f := b.failures(); len(f) != 1 {
+			t.Errorf("given up: %v, want one of them", f)
+		}
+	})
+}
+
 // Nobody who is done is ever given up: with Accept idle the listener stops to
 // take clients, and goes on when Accept does.
 func TestListenerBackpressure(t *testing.T) {

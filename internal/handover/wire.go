@@ -131,14 +131,20 @@ func (w *wire) Read(p []byte) (int, error) {
 		}
 		w.ahead = w.buffer[:n]
 	}
-	n := record.HeaderLen - w.headRead
-	if n == 0 {
-		n = w.body
+	given := 0
+	for given < len(p) && len(w.ahead) > 0 {
+		n := record.HeaderLen - w.headRead
+		if n == 0 {
+			n = w.body
+		}
+		n = copy(p[given:], w.ahead[:min(n, len(w.ahead))])
+		w.track(w.ahead[:n])
+		w.ahead = w.ahead[n:]
+		if given += n; w.boundary() {
+			break
+		}
 	}
-	n = copy(p, w.ahead[:min(n, len(w.ahead))])
-	w.ahead = w.ahead[n:]
-	w.track(p[:n])
-	return n, nil
+	return given, nil
 }
 
 // track follows the header or the body of which p is the next part.

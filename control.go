@@ -34,6 +34,12 @@ const (
 	keyUpdate        = 24
 )
 
+// The values of request_update (RFC 8446, 4.6.3).
+const (
+	updateNotRequested = 0
+	updateRequested    = 1
+)
+
 func violation(alert record.Alert, format string, args ...any) *record.Error {
 	return &record.Error{Alert: alert, Reason: fmt.Sprintf(format, args...)}
 }
@@ -168,12 +174,11 @@ func (c *Conn) message(msg []byte, more bool) error {
 
 // keyUpdate follows the peer to its next key (RFC 8446, 4.6.3).
 func (c *Conn) keyUpdate(body []byte, more bool) error {
-	const notRequested, requested = 0, 1
 	switch {
 	case len(body) != 1:
 		return violation(record.DecodeError, "KeyUpdate of %d bytes", len(body))
-	case body[0] > requested:
-		return violation(47, "KeyUpdate asks for %d", body[0]) // illegal_parameter
+	case body[0] > updateRequested:
+		return violation(record.IllegalParameter, "KeyUpdate asks for %d", body[0])
 	case more:
 		return violation(record.UnexpectedMessage, "bytes behind a KeyUpdate in one record")
 	}
@@ -184,7 +189,7 @@ func (c *Conn) keyUpdate(body []byte, more bool) error {
 		return c.s.abort(ErrNoRekey, record.InternalError)
 	}
 	c.clearFlag(asked)
-	if body[0] == requested {
+	if body[0] == updateRequested {
 		c.setFlag(answer)
 		c.payNow()
 	}
@@ -234,7 +239,7 @@ func (c *Conn) rekey(request bool) error {
 	owed := c.clearFlag(answer)
 	request = request && !c.flag(asked)
 	if owed || !request {
-		if err := c.sealKeyUpdate(0); err != nil {
+		if err := c.sealKeyUpdate(updateNotRequested); err != nil {
 			if owed {
 				c.setFlag(answer)
 			}
@@ -242,10 +247,12 @@ func (c *Conn) rekey(request bool) error {
 		}
 	}
 	if request {
-		if err := c.sealKeyUpdate(1); err != nil {
+		// The answer may come before this returns, and clears the flag.
+		c.setFlag(asked)
+		if err := c.sealKeyUpdate(updateRequested); err != nil {
+			c.clearFlag(asked)
 			return err
 		}
-		c.setFlag(asked)
 	}
 	return nil
 }
@@ -255,35 +262,4 @@ func (c *Conn) sealKeyUpdate(request byte) error {
 		return err
 	}
 	return c.s.send.Rekey()
-}
-
-// closeWrite ends the sending direction with close_notify.
-func (s *Socket) closeWrite() error {
-	if err := s.check(); err != nil {
-		return err
-	}
-	s.wmu.Lock()
-	s.writing.Store(true)
-	defer s.unlockWrite()
-	if err := s.writable(); err != nil && err != ErrShutdown {
-		return err
-	}
-	if !s.shut {
-		if err := s.prepare(); err != nil && err != ErrKeyLimit {
-			return err
-		}
-		if err := s.send.Seal(record.AlertRecord, []byte{record.LevelWarning, byte(record.CloseNotify)}); err != nil {
-			return s.writeFailed(err)
-		}
-		s.shut = true
-	}
-	if err := s.send.Flush(); err != nil {
-		return s.writeFailed(err)
-	}
-	if half, ok := s.carrier.(interface{ CloseWrite() error }); ok {
-		if err := half.CloseWrite(); err != nil {
-			return s.writeFailed(err)
-		}
-	}
-	return nil
 }

@@ -25,10 +25,10 @@ var errEvicted = errors.New("aftls: handshake given up for a newer one: it waite
 // Listener accepts TLS connections: Accept returns them when their handshake is
 // done. Handshakes run at once, up to 1,024 of them, each for at most 10
 // seconds. When more clients come, the handshake that has waited longest for
-// its peer, and 50 ms at least, is given up, first among the addresses (IPv6: /64 networks) that
-// hold more than an eighth of the slots. When 128 finished connections wait for
-// Accept, further ones keep their slot, nobody is given up, and without a slot
-// the listener takes no new ones.
+// its peer, and 50 ms at least, is given up, first among the addresses (IPv6:
+// /64 networks) that hold more than an eighth of the slots. When 128 finished
+// connections wait for Accept, further ones keep their slot, nobody is given
+// up, and without a slot the listener takes no new ones.
 type Listener struct {
 	inner  net.Listener
 	config *tls.Config

@@ -291,6 +291,37 @@ func (s *Socket) plan(from *soft.Source, left int64) error {
 	}
 }
 
+// closeWrite ends the sending direction with close_notify.
+func (s *Socket) closeWrite() error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	s.wmu.Lock()
+	s.writing.Store(true)
+	defer s.unlockWrite()
+	if err := s.writable(); err != nil && err != ErrShutdown {
+		return err
+	}
+	if !s.shut {
+		if err := s.prepare(); err != nil && err != ErrKeyLimit {
+			return err
+		}
+		if err := s.send.Seal(record.AlertRecord, []byte{record.LevelWarning, byte(record.CloseNotify)}); err != nil {
+			return s.writeFailed(err)
+		}
+		s.shut = true
+	}
+	if err := s.send.Flush(); err != nil {
+		return s.writeFailed(err)
+	}
+	if half, ok := s.carrier.(interface{ CloseWrite() error }); ok {
+		if err := half.CloseWrite(); err != nil {
+			return s.writeFailed(err)
+		}
+	}
+	return nil
+}
+
 // Close ends the socket at once for every other call, sends what is committed,
 // and closes the carrier. It takes at most 5 seconds. A Write under way is
 // interrupted. No close_notify is sent: the peer sees a truncated stream,

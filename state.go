@@ -54,6 +54,13 @@ type connState struct {
 	tickets *handover.Tickets
 }
 
+// String shows nothing of what is in the state: printing it must not give the
+// connection away.
+func (st *State) String() string { return "aftls.State" }
+
+// GoString is String.
+func (st *State) GoString() string { return st.String() }
+
 // take makes the state the caller's, once.
 func (st *State) take() error {
 	if st == nil || st.spent.Swap(true) {

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"math/rand/v2"
@@ -555,4 +556,13 @@ func selfSigned(t testing.TB) *x509.Certificate {
 		t.Fatal(err)
 	}
 	return cert
+}
+
+func TestPrintedStateShowsNothing(t *testing.T) {
+	st := &State{send: Keys{Secret: []byte("secret")}, plaintext: []byte("secret")}
+	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
+		if s := fmt.Sprintf(format, st); s != "aftls.State" {
+			t.Errorf("%s: %s", format, s)
+		}
+	}
 }

@@ -14,6 +14,7 @@ const (
 	UnexpectedMessage Alert = 10
 	BadRecordMAC      Alert = 20
 	RecordOverflow    Alert = 22
+	IllegalParameter  Alert = 47
 	DecodeError       Alert = 50
 	ProtocolVersion   Alert = 70
 	InternalError     Alert = 80

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/binary"
+	"fmt"
 	"hash"
 	"math"
 
@@ -139,6 +140,14 @@ func (k Keys) Next() (Keys, error) {
 	return n, err
 }
 
+// String shows what is no secret, so that printing Keys does not give them away.
+func (k Keys) String() string {
+	return fmt.Sprintf("keys of 0x%04x/0x%04x, epoch %d, number %d", k.Version, k.Suite, k.Epoch, k.Seq)
+}
+
+// GoString is String.
+func (k Keys) GoString() string { return k.String() }
+
 // Clone returns a copy that shares no memory with k.
 func (k Keys) Clone() Keys {
 	k.Secret, k.Key, k.IV = bytes.Clone(k.Secret), bytes.Clone(k.Key), bytes.Clone(k.IV)
@@ -157,7 +166,7 @@ func (k *Keys) Wipe() {
 // expandLabel is HKDF-Expand-Label with an empty context (RFC 8446, 7.1). What
 // is asked for here is never longer than the hash, so the expansion (RFC 5869,
 // 2.3) is one HMAC (RFC 2104). It is written out because every connection pays
-// for it several times: crypto/hmac makes five objects for each.
+// for it several times, and crypto/hmac allocates for each.
 func expandLabel(s *suite, secret []byte, label string, n int) []byte {
 	const prefix, maxBlock, maxInfo = "tls13 ", sha512.BlockSize, 32
 	block := sha256.BlockSize

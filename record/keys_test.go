@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"os/exec"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/aftls/aftls/record"
@@ -533,5 +535,19 @@ func TestContentTypeZeroIsNotSealed(t *testing.T) {
 	}
 	if out, err := s.Seal(nil, 0, []byte("x")); err != record.ErrType || out != nil || s.Seq() != 0 {
 		t.Error(out, err, s.Seq())
+	}
+}
+
+func TestPrintedKeysShowNoSecret(t *testing.T) {
+	k, err := record.TrafficKeys(0x1301, bytes.Repeat([]byte{0xa7}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
+		for _, s := range []string{fmt.Sprintf(format, k), fmt.Sprintf(format, &k)} {
+			if strings.Contains(s, "167") || strings.Contains(s, "a7") || !strings.Contains(s, "0x1301") {
+				t.Errorf("%s: %s", format, s)
+			}
+		}
 	}
 }

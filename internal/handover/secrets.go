@@ -156,11 +156,11 @@ func (w *wire) keys12(suite uint16, cs tls.ConnectionState) (client, server reco
 			continue
 		}
 		found := false
-		for _, at := range append([]int{masterAt}, offsets(len(b)-masterLen)...) {
-			if at+masterLen <= len(b) && fits(b[at:at+masterLen]) {
-				found = true
-				break
-			}
+		if len(b) >= masterAt+masterLen {
+			found = fits(b[masterAt:][:masterLen])
+		}
+		for at := 0; !found && at+masterLen <= len(b); at++ {
+			found = fits(b[at:][:masterLen])
 		}
 		clear(b)
 		if found {
@@ -168,15 +168,6 @@ func (w *wire) keys12(suite uint16, cs tls.ConnectionState) (client, server reco
 		}
 	}
 	return client, server, fmt.Errorf("%w: the master secret of the resumed session was not found", errSecrets)
-}
-
-// offsets is 0 to last, for an encoding that is not laid out as expected.
-func offsets(last int) []int {
-	var o []int
-	for i := 0; i <= last; i++ {
-		o = append(o, i)
-	}
-	return o
 }
 
 // resumable lists the sessions that this TLS 1.2 connection may have resumed.

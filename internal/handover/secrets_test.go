@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"testing"
 
@@ -124,14 +123,6 @@ func TestMasterSecretMoves(t *testing.T) {
 				t.Error("other keys than those of the master secret")
 			}
 		})
-	}
-}
-
-func TestOffsets(t *testing.T) {
-	for last, want := range map[int][]int{-1: nil, 0: {0}, 2: {0, 1, 2}} {
-		if got := offsets(last); !slices.Equal(got, want) {
-			t.Errorf("offsets(%d) = %d, want %d", last, got, want)
-		}
 	}
 }
 

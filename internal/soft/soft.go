@@ -4,7 +4,7 @@
 // The data path of a Receiver (receive.go):
 //
 //	carrier ──recv──▶ buf, many records ──open──▶ the caller's slice
-//	                                     └─open in place─▶ plain, or control
+//	                                     └─open in place─▶ payload, data or control
 //
 // A buffer is borrowed (buffer.go) when the carrier has something to read, not
 // before, and given back as soon as everything in it was delivered.

@@ -204,7 +204,9 @@ func (c *Conn) payNow() {
 		return
 	}
 	defer s.unlockWrite()
-	if s.writable() == nil && s.send.Immediate() && c.duties(1) == nil {
+	// While something waits for the peer to read, so does this: a peer that
+	// asks and never reads gets one answer in the end.
+	if s.writable() == nil && s.send.Immediate() && s.send.Pending() == 0 && c.duties(1) == nil {
 		s.send.TryFlush()
 	}
 }

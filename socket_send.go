@@ -195,6 +195,9 @@ func (s *Socket) writeRecord(typ record.ContentType, p []byte) error {
 	if typ == record.ApplicationData && s.send.Left() == 0 {
 		return s.writeFailed(record.ErrKeyLimit)
 	}
+	if err := s.send.Flush(); err != nil { // so that no more than a batch waits
+		return s.writeFailed(err)
+	}
 	if err := s.send.Seal(typ, p); err != nil {
 		return s.writeFailed(err)
 	}

@@ -290,12 +290,7 @@ func (s *Sender) Seal(typ record.ContentType, payload []byte) (err error) {
 		return record.ErrTooLarge
 	}
 	n := s.sealer.SealedLen(len(payload))
-	if s.grow(n); cap(s.out)-len(s.out) < n {
-		if err := s.Flush(); err != nil {
-			return err
-		}
-		s.grow(n)
-	}
+	s.growAny(n) // a reader may be the caller: it must not wait for the carrier
 	s.out, err = s.sealer.Seal(s.out, typ, payload)
 	if err == nil {
 		s.stats.Records.Add(1)

@@ -402,3 +402,28 @@ func TestSenderClose(t *testing.T) {
 		t.Error(err, len(c.out))
 	}
 }
+
+// Seal may be called by a reader, who must not wait for a carrier that takes
+// nothing, however much is committed already.
+func TestSealNeverWaits(t *testing.T) {
+	a, b := net.Pipe() // nobody reads b
+	defer a.Close()
+	defer b.Close()
+	k, err := record.TrafficKeys(0x1301, make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := NewSender(a, nil, 0, 0)
+	defer s.Close()
+	if err := s.SetKeys(k); err != nil {
+		t.Fatal(err)
+	}
+	for range batchRecords + 4 {
+		if err := s.Seal(record.Handshake, make([]byte, record.MaxPlaintext)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := s.Pending(); n < (batchRecords+4)*record.MaxPlaintext {
+		t.Errorf("%d bytes are committed", n)
+	}
+}

@@ -2,7 +2,6 @@ package record
 
 import (
 	"bytes"
-	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -12,6 +11,7 @@ import (
 	"hash"
 	"math"
 
+	"github.com/aftls/aftls/gcm"
 	"golang.org/x/crypto/chacha20poly1305"
 )
 
@@ -267,9 +267,11 @@ type half struct {
 // using is what it takes to seal or open.
 type using struct {
 	aead  cipher.AEAD
+	gcm   gcm.AEAD // the same; nil for ChaCha20-Poly1305
 	iv    [nonceLen]byte
 	nonce [nonceLen]byte
 	aad   [13]byte
+	tail  [1]byte // the content type of a TLS 1.3 record
 }
 
 // ivAt is where the iv stands in half.secret behind a key.
@@ -333,6 +335,7 @@ func (h *half) ready() error {
 	aead, err := newAEAD(h.suite, k.Key)
 	if err == nil {
 		h.using = &using{aead: aead}
+		h.gcm, _ = aead.(gcm.AEAD)
 		copy(h.iv[:], k.IV)
 	}
 	return err
@@ -342,11 +345,7 @@ func newAEAD(s *suite, key []byte) (cipher.AEAD, error) {
 	if s.chacha {
 		return chacha20poly1305.New(key)
 	}
-	b, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCM(b)
+	return gcm.New(key)
 }
 
 // Usable returns nil where this process may seal and open records of the
@@ -397,7 +396,8 @@ func (h *half) next() error {
 	return nil
 }
 
-// wipe forgets the keys. The AEAD object's key schedule is Go's to collect.
+// wipe forgets the keys. The key schedule is wiped where it is package gcm's;
+// that of ChaCha20-Poly1305 is left to be collected.
 func (h *half) wipe() {
 	h.unuse()
 	clear(h.secret[:])
@@ -406,6 +406,9 @@ func (h *half) wipe() {
 
 func (h *half) unuse() {
 	if h.using != nil {
+		if h.gcm != nil {
+			h.gcm.Wipe()
+		}
 		*h.using = using{}
 		h.using = nil
 	}

@@ -93,8 +93,8 @@ func (s *Sealer) padding(n int) int {
 // [Sealer.SealedLen] more bytes.
 //
 // The payload may already lie where it belongs, [Sealer.Prefix] bytes behind
-// the end of dst in dst's own array: then it is sealed in place, without a
-// copy. Otherwise it must not overlap the room behind dst.
+// the end of dst in dst's own array: then it is sealed in place. Otherwise it
+// must not overlap the room behind dst.
 //
 // The errors are [ErrTooLarge], [ErrType] and [ErrKeyLimit], and those of a
 // sealer that was wiped or that this process may not use (see [Usable]). The
@@ -117,17 +117,22 @@ func (s *Sealer) Seal(dst []byte, typ ContentType, payload []byte) ([]byte, erro
 	out := slices.Grow(dst, total)[:start+total]
 	rec := out[start:]
 	body := rec[s.Prefix():]
-	if n > 0 && &body[0] != &payload[0] {
-		copy(body, payload)
-	}
 	if s.suite.version == TLS13 {
 		inner := body[:len(body)-TagLen]
-		inner[n] = byte(typ)
-		clear(inner[n+1:])
 		rec[0] = byte(ApplicationData)
 		s.header(rec)
 		s.setNonce(s.seq)
-		s.aead.Seal(inner[:0], s.nonce[:], inner, rec[:HeaderLen])
+		if s.gcm != nil && len(inner) == n+1 { // no padding, and so no need of a copy
+			s.tail[0] = byte(typ)
+			s.gcm.SealTail(inner[:0], s.nonce[:], payload, s.tail[:], rec[:HeaderLen])
+		} else {
+			if n > 0 && &body[0] != &payload[0] {
+				copy(body, payload)
+			}
+			inner[n] = byte(typ)
+			clear(inner[n+1:])
+			s.aead.Seal(inner[:0], s.nonce[:], inner, rec[:HeaderLen])
+		}
 	} else {
 		rec[0] = byte(typ)
 		s.header(rec)
@@ -139,7 +144,7 @@ func (s *Sealer) Seal(dst []byte, typ ContentType, payload []byte) ([]byte, erro
 		} else {
 			s.setNonce(s.seq)
 		}
-		s.aead.Seal(body[:0], s.nonce[:], body[:n], s.aad[:])
+		s.aead.Seal(body[:0], s.nonce[:], payload, s.aad[:])
 	}
 	s.seq++
 	return out, nil

@@ -201,13 +201,12 @@ func (s *Sender) Write(v *[][]byte, limit int) (n int, err error) {
 			if len(s.out)+s.sealer.SealedLen(room) > cap(s.out) {
 				break
 			}
-			place := s.out[len(s.out)+s.sealer.Prefix() : cap(s.out)]
-			m := gather(place[:room], v)
-			if s.out, err = s.sealer.Seal(s.out, record.ApplicationData, place[:m]); err != nil {
+			data := s.next(room, v)
+			if s.out, err = s.sealer.Seal(s.out, record.ApplicationData, data); err != nil {
 				return n, err
 			}
-			n += m
-			s.sealed(m)
+			n += len(data)
+			s.sealed(len(data))
 		}
 		s.note()
 		if err := s.Flush(); err != nil {
@@ -230,6 +229,21 @@ func (s *Sender) sealed(n int) {
 	if s.ramped < rampEnd {
 		s.ramped += n
 	}
+}
+
+// next takes the next n bytes from v: as they lie there, or put together in
+// their place in the batch where they are of several slices.
+func (s *Sender) next(n int, v *[][]byte) []byte {
+	for len((*v)[0]) == 0 {
+		*v = (*v)[1:]
+	}
+	if first := (*v)[0]; len(first) >= n {
+		(*v)[0] = first[n:]
+		gather(nil, v) // takes what is empty now
+		return first[:n]
+	}
+	place := s.out[len(s.out)+s.sealer.Prefix() : cap(s.out)]
+	return place[:gather(place[:n], v)]
 }
 
 // gather copies from v to dst and takes from v what it copied, empty slices

@@ -11,7 +11,8 @@
 //
 // The data path of a Sender (send.go):
 //
-//	the caller's slices ──copy──▶ batch, up to 16 records ──seal in place──▶ one write
+//	the caller's slice  ──seal──▶ batch, up to 16 records ──▶ one write
+//	several slices      ──copy──▶ their places there ──seal in place─┘
 //	a file or a socket  ──readv─▶ (source.go)
 //
 // What is sealed is committed: it counts, and if the carrier did not take it

@@ -1,0 +1,4 @@
+package gcm
+
+// For the tests of package gcm_test.
+const RaceDetector = raceDetector

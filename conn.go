@@ -77,7 +77,7 @@ func server(ctx context.Context, carrier, via net.Conn, config *tls.Config, opt 
 	return newConn(carrier, r, err, opt, false)
 }
 
-func newConn(carrier net.Conn, r *handover.Result, err error, opt Options, client bool) (*Conn, error) {
+func newConn(carrier net.Conn, r handover.Result, err error, opt Options, client bool) (*Conn, error) {
 	if err == nil && r.Passthrough != nil {
 		pass := &passthrough{Passthrough: r.Passthrough, carrier: carrier}
 		if !opt.RequireSocket {

@@ -16,7 +16,7 @@ const (
 	handshakeTimeout = 10 * time.Second      // for each
 	readyConns       = 128                   // finished and not yet accepted
 	patience         = 50 * time.Millisecond // a wait that no handshake is given up for
-	parkedWorkers    = 4                     // goroutines that wait for handshakes
+	parkedWorkers    = 16                    // goroutines that wait for handshakes
 	shareDivisor     = 8                     // one address may hold 1/8 of the slots when they run out
 )
 

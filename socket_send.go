@@ -314,10 +314,14 @@ func (s *Socket) closeWrite() error {
 		}
 		s.shut = true
 	}
+	half, ok := s.carrier.(interface{ CloseWrite() error })
+	if ok {
+		s.send.TryFlushLast()
+	}
 	if err := s.send.Flush(); err != nil {
 		return s.writeFailed(err)
 	}
-	if half, ok := s.carrier.(interface{ CloseWrite() error }); ok {
+	if ok {
 		if err := half.CloseWrite(); err != nil {
 			return s.writeFailed(err)
 		}
@@ -343,7 +347,7 @@ func (s *Socket) farewell(last func()) {
 	if last != nil && !s.shut {
 		last() // does not block while nothing else is pending
 	}
-	s.send.TryFlush()
+	s.send.TryFlushLast()
 	if s.send.Pending() > 0 && untimed {
 		s.carrier.SetWriteDeadline(time.Now().Add(closeTimeout))
 	}

@@ -201,8 +201,8 @@ var (
 		receiveBytes: 192 << 20,
 		echoMessages: 20_000,
 		idleConns:    5000,
-		handshakes:   60,
-		reps:         15, receiveReps: 21, idleReps: 5, pairs: 101,
+		handshakes:   120,
+		reps:         15, receiveReps: 21, idleReps: 5, pairs: 301,
 	}
 	quick = scale{
 		fileSizes:    []int64{1 << 20, 8 << 20},
@@ -215,6 +215,14 @@ var (
 		reps:         2, receiveReps: 2, idleReps: 1, pairs: 3,
 	}
 )
+
+// reps is how often a row is repeated: as asked for, or by its own number.
+func (r *runner) reps(own int) int {
+	if r.cfg.Reps > 0 {
+		return r.cfg.Reps
+	}
+	return own
+}
 
 // series are the samples of one figure: [peer][repetition].
 type series [][]float64
@@ -231,9 +239,6 @@ type pace struct {
 // samples of each of the figures that measure returns. The order of the peers
 // changes from one repetition to the next: what drifts hits all of them.
 func (r *runner) interleave(p pace, measure func(peer int) ([]float64, error)) (figures []series, foreign *float64, err error) {
-	if r.cfg.Reps > 0 {
-		p.reps = r.cfg.Reps
-	}
 	others := watchLoad(p.servers)
 	rep := 1
 	if p.warm {

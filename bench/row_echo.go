@@ -39,7 +39,7 @@ func (r *runner) echo() error {
 		}
 	}
 	turns := max(r.scale.echoMessages/echoConns, 1)
-	p := pace{name: "echo", reps: r.scale.reps, warm: true, servers: servers}
+	p := pace{name: "echo", reps: r.reps(r.scale.reps), warm: true, servers: servers}
 	figures, foreign, err := r.interleave(p, func(peer int) ([]float64, error) {
 		used, err := servers[peer].during(func() error {
 			return each(conns[peer], func(c *tls.Conn) error { return pingPong(c, turns) })

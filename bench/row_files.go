@@ -69,7 +69,7 @@ func (r *runner) filesOf(size int64, servers []*process) error {
 		}
 	}
 	rounds := max(r.scale.fileBytes/size/fileConns, 1)
-	p := pace{name: fmt.Sprintf("files %d MB", size>>20), reps: r.scale.reps, warm: true, servers: servers}
+	p := pace{name: fmt.Sprintf("files %d MB", size>>20), reps: r.reps(r.scale.reps), warm: true, servers: servers}
 	figures, foreign, err := r.interleave(p, func(peer int) ([]float64, error) {
 		used, err := servers[peer].during(func() error {
 			return each(gets[peer], func(g *getter) error { return g.again(rounds) })

@@ -37,7 +37,7 @@ func (r *runner) idle() error {
 	if _, err := resident(os.Getpid()); err != nil {
 		return &errMissing{err.Error()}
 	}
-	p := pace{name: "idle", reps: r.scale.idleReps}
+	p := pace{name: "idle", reps: r.reps(r.scale.idleReps)}
 	figures, foreign, err := r.interleave(p, func(peer int) ([]float64, error) {
 		s, err := r.start("idle", peers[peer])
 		if err != nil {

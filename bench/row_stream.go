@@ -28,7 +28,7 @@ func (r *runner) send() error {
 		}
 		defer closeLinks(ls[i])
 	}
-	p := pace{name: "send", reps: r.scale.reps, warm: true, servers: servers}
+	p := pace{name: "send", reps: r.reps(r.scale.reps), warm: true, servers: servers}
 	figures, foreign, err := r.interleave(p, func(peer int) ([]float64, error) {
 		used, err := servers[peer].during(func() error {
 			return each(ls[peer], func(l *link) error {
@@ -56,7 +56,7 @@ func (r *runner) receive() error {
 	}
 	defer endAll(servers)
 	var sealed [receiveConns][]byte // used again: a fresh page costs more than a record
-	p := pace{name: "receive", reps: r.scale.receiveReps, warm: true, servers: servers}
+	p := pace{name: "receive", reps: r.reps(r.scale.receiveReps), warm: true, servers: servers}
 	opened := make([]int64, len(servers))
 	figures, foreign, err := r.interleave(p, func(peer int) ([]float64, error) {
 		s := servers[peer]

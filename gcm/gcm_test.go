@@ -77,18 +77,18 @@ func (p pair) compare(t testing.TB, nonce, plaintext, aad []byte, cuts ...int) {
 			}
 		}
 	}
-	dst, place := reset()
+	dst, _ := reset()
 	if got := p.ours.Seal(dst, nonce, plaintext, aad)[before:]; !bytes.Equal(got, want) {
 		fail("Seal", got)
 	}
 	untouched("Seal")
-	dst, place = reset()
+	dst, place := reset()
 	copy(place, plaintext)
 	if got := p.ours.Seal(dst, nonce, place, aad)[before:]; !bytes.Equal(got, want) {
 		fail("Seal in place", got)
 	}
 	for _, cut := range cuts {
-		dst, place = reset()
+		dst, _ = reset()
 		if got := p.ours.SealTail(dst, nonce, plaintext[:cut], plaintext[cut:], aad)[before:]; !bytes.Equal(got, want) {
 			fail(fmt.Sprintf("SealTail cut at %d", cut), got)
 		}

@@ -67,6 +67,9 @@ func TestEnvironment(t *testing.T) {
 		{"GODEBUG=fips140=only", "error crypto/cipher: use of GCM with arbitrary IVs is not allowed"},
 		{"GODEBUG=fips140=off", best[:strings.IndexByte(best, '\n')]},
 	} {
+		if gcm.PureGo && strings.HasPrefix(c.env, "GODEBUG=fips140=o") && c.env != "GODEBUG=fips140=off" {
+			continue // Go's own module refuses to start without its assembly
+		}
 		if out := ask(t, "^TestSays$", []string{c.env}); !strings.Contains(out, c.want) {
 			t.Errorf("with %s a process says\n%swant %q in it", c.env, out, c.want)
 		}

@@ -4,10 +4,6 @@ package gcm
 
 import "encoding/binary"
 
-// piece is how much one call of the assembly does at most: it cannot be
-// preempted while it runs. It is a multiple of each variant's chunk.
-const piece = 256 << 10
-
 // schedule is all that follows from a key. The assembly knows its layout.
 type schedule struct {
 	powers [32 * 16]byte // H^32 to H^1; for avx2 16 sums of halves, then H^16 to H^1
@@ -83,6 +79,12 @@ func (a *vaes) chunk() int {
 func (a *vaes) NonceSize() int { return NonceSize }
 
 func (a *vaes) Overhead() int { return Overhead }
+
+// String shows what is no secret, so that printing a key does not give it away.
+func (a *vaes) String() string { return "AES-GCM key (" + a.variant.String() + ")" }
+
+// GoString is String.
+func (a *vaes) GoString() string { return a.String() }
 
 func (a *vaes) Wipe() { a.schedule = schedule{} }
 

@@ -187,6 +187,17 @@ func TestKeySchedule(t *testing.T) {
 	}
 }
 
+func TestPrintsNoSecret(t *testing.T) {
+	for _, v := range variants()[1:] {
+		a := mustNew(t, v, make([]byte, 16))
+		for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
+			if got, want := fmt.Sprintf(format, a), "AES-GCM key ("+v.String()+")"; got != want {
+				t.Errorf("printed with %s a key is %.80q, want %q", format, got, want)
+			}
+		}
+	}
+}
+
 func TestWipeClears(t *testing.T) {
 	each(t, func(t *testing.T, v variant, keyLen int) {
 		a, ok := mustNew(t, v, bytes.Repeat([]byte{1}, keyLen)).(*vaes)

@@ -39,7 +39,7 @@ var (
 
 // Client runs the handshake of a client on carrier, which it neither closes
 // nor keeps when it fails.
-func Client(ctx context.Context, carrier net.Conn, user *tls.Config) (*Result, error) {
+func Client(ctx context.Context, carrier net.Conn, user *tls.Config) (Result, error) {
 	w := &wire{Conn: carrier, via: carrier, client: true}
 	cfg := clientConfig(user, w)
 	return run(ctx, w, tls.Client(w, cfg), cfg.ClientSessionCache != nil)
@@ -47,12 +47,12 @@ func Client(ctx context.Context, carrier net.Conn, user *tls.Config) (*Result, e
 
 // Server is Client for the other side. The handshake reads and writes via, a
 // view of carrier that may watch it; afterwards nothing does.
-func Server(ctx context.Context, carrier, via net.Conn, user *tls.Config) (*Result, error) {
+func Server(ctx context.Context, carrier, via net.Conn, user *tls.Config) (Result, error) {
 	w := &wire{Conn: carrier, via: via}
 	return run(ctx, w, tls.Server(w, serverConfig(user, w)), false)
 }
 
-func run(ctx context.Context, w *wire, tc *tls.Conn, cache bool) (*Result, error) {
+func run(ctx context.Context, w *wire, tc *tls.Conn, cache bool) (r Result, err error) {
 	defer w.forget()
 	if err := tc.HandshakeContext(ctx); err != nil {
 		if e, ok := errors.AsType[tls.RecordHeaderError](err); ok && e.Conn != nil {
@@ -60,20 +60,18 @@ func run(ctx context.Context, w *wire, tc *tls.Conn, cache bool) (*Result, error
 			err = e
 		}
 		w.unread()
-		return nil, err
+		return r, err
 	}
-	r := &Result{State: tc.ConnectionState()}
+	r.State = tc.ConnectionState()
 	reason := r.recover(w)
 	if reason != nil {
 		r.Passthrough = newPassthrough(w, tc, reason)
 		return r, nil
 	}
 	if cache && r.State.Version == tls.VersionTLS13 {
-		t, err := park(w, tc, r)
-		if err != nil {
-			return nil, err
+		if r.Tickets, err = park(w, tc, r.In, r.Out); err != nil {
+			return Result{}, err
 		}
-		r.Tickets = t
 	}
 	w.setMode(detached)
 	r.Unread = w.unread()

@@ -179,13 +179,13 @@ func theirs(tc *tls.Conn) (*end, error) {
 	return &end{ReadWriter: tc, state: tc.ConnectionState(), close: tc.Close}, nil
 }
 
-func newEnd(conn net.Conn) func(*Result, error) (*end, error) {
-	return func(r *Result, err error) (*end, error) {
+func newEnd(conn net.Conn) func(Result, error) (*end, error) {
+	return func(r Result, err error) (*end, error) {
 		if err != nil {
 			conn.Close()
 			return nil, err
 		}
-		e := &end{state: r.State, result: r}
+		e := &end{state: r.State, result: &r}
 		if p := r.Passthrough; p != nil {
 			e.ReadWriter, e.close = p, p.Close
 			return e, nil

@@ -17,14 +17,26 @@ import (
 type logged struct {
 	clientTraffic, serverTraffic []byte // TLS 1.3, epoch 0
 	master                       []byte // TLS 1.2, full handshakes only
+	room                         [2 * maxSecret]byte
+	used                         int // of room
 }
 
-func (l *logged) wipe() {
-	clear(l.clientTraffic)
-	clear(l.serverTraffic)
-	clear(l.master)
-	*l = logged{}
+// maxSecret is the longest secret that is kept: of SHA-384, or a master secret.
+const maxSecret = 48
+
+// keep decodes the secret of a line.
+func (l *logged) keep(secret []byte) ([]byte, error) {
+	n := hex.DecodedLen(len(secret))
+	if n > len(l.room)-l.used {
+		return nil, hex.ErrLength
+	}
+	b := l.room[l.used:][:n:n]
+	l.used += n
+	_, err := hex.Decode(b, secret)
+	return b, err
 }
+
+func (l *logged) wipe() { *l = logged{} }
 
 // keyLog receives the key log of one connection and passes it on to the
 // writer that the user had set, if any. crypto/tls holds a lock of the whole
@@ -47,8 +59,8 @@ func (k *keyLog) Write(line []byte) (int, error) {
 		to = &k.w.logged.master
 	}
 	if to != nil {
-		b := make([]byte, hex.DecodedLen(len(secret)))
-		if _, err := hex.Decode(b, secret); err != nil {
+		b, err := k.w.logged.keep(secret)
+		if err != nil {
 			return 0, fmt.Errorf("handover: key log line of crypto/tls: %w", err)
 		}
 		*to = b
@@ -81,9 +93,12 @@ func (w *wire) keys13(suite uint16) (client, server record.Keys, err error) {
 	}
 	// Key and iv are left to the first record: many a connection closes or
 	// moves on without one in a direction.
-	client = record.Keys{Version: record.TLS13, Suite: suite, Secret: bytes.Clone(w.logged.clientTraffic)}
-	server = record.Keys{Version: record.TLS13, Suite: suite, Secret: bytes.Clone(w.logged.serverTraffic)}
-	if w.client || len(w.appRecords) == 0 {
+	n := len(w.logged.clientTraffic)
+	secrets := make([]byte, 0, 2*n)
+	secrets = append(append(secrets, w.logged.clientTraffic...), w.logged.serverTraffic...)
+	client = record.Keys{Version: record.TLS13, Suite: suite, Secret: secrets[:n:n]}
+	server = record.Keys{Version: record.TLS13, Suite: suite, Secret: secrets[n:]}
+	if w.client || len(w.appSent) == 0 {
 		return client, server, nil
 	}
 	o, err := record.NewOpener(server)
@@ -91,18 +106,27 @@ func (w *wire) keys13(suite uint16) (client, server record.Keys, err error) {
 		return client, server, fmt.Errorf("%w: %w", errSecrets, err)
 	}
 	defer o.Wipe()
+	recs := make([][]byte, 0, 8) // stays on the stack
+	for p := w.appSent; len(p) > 0; {
+		n := record.HeaderLen + int(p[3])<<8 + int(p[4])
+		recs, p = append(recs, p[:n]), p[n:]
+	}
+	buffer := aheadPool.Get().(*[aheadSize]byte)
+	defer aheadPool.Put(buffer)
+	scratch := buffer[:]
 	// Mostly the last record alone is a ticket, so the search goes backwards.
-	var scratch []byte
-	for first := len(w.appRecords) - 1; first >= 0 && o.Seq() == 0; first-- {
-		for _, rec := range w.appRecords[first:] {
+	for first := len(recs) - 1; first >= 0 && o.Seq() == 0; first-- {
+		for _, rec := range recs[first:] {
 			if n := o.Room(rec); n > len(scratch) {
 				scratch = make([]byte, n)
 			}
-			if _, _, err := o.Open(scratch, rec); err != nil && o.Seq() > 0 {
+			_, ticket, err := o.Open(scratch, rec)
+			if err != nil && o.Seq() > 0 {
 				return client, server, fmt.Errorf("%w: own record %d does not open", errSecrets, o.Seq())
 			} else if err != nil {
 				break
 			}
+			clear(ticket)
 		}
 	}
 	server.Seq = o.Seq()

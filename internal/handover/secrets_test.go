@@ -158,14 +158,6 @@ func TestKeys12Refuses(t *testing.T) {
 	}
 }
 
-// copies is for code that opens records in place.
-func copies(recs [][]byte) (out [][]byte) {
-	for _, rec := range recs {
-		out = append(out, bytes.Clone(rec))
-	}
-	return out
-}
-
 // TestServerNumber makes the flights that a TLS 1.3 server may have sent and
 // looks for its number in them.
 func TestServerNumber(t *testing.T) {
@@ -204,7 +196,7 @@ func TestServerNumber(t *testing.T) {
 		{"one that does not open between", [][]byte{application[0], handshake[0], application[1]}, 0, false},
 		{"one missing", [][]byte{application[0], application[2]}, 0, false},
 	} {
-		w := &wire{appRecords: copies(tt.sent), logged: logged{clientTraffic: secret(1), serverTraffic: secret(2)}}
+		w := &wire{appSent: bytes.Join(tt.sent, nil), logged: logged{clientTraffic: secret(1), serverTraffic: secret(2)}}
 		client, server, err := w.keys13(suite)
 		if ok := err == nil; ok != tt.ok || !ok && !errors.Is(err, errSecrets) {
 			t.Errorf("%s: error %v", tt.name, err)
@@ -217,7 +209,7 @@ func TestServerNumber(t *testing.T) {
 		"only a client": {clientTraffic: secret(1)},
 		"short secret":  {clientTraffic: secret(1), serverTraffic: secret(2)[1:]},
 	} {
-		if _, _, err := (&wire{logged: l, appRecords: copies(application)}).keys13(suite); !errors.Is(err, errSecrets) {
+		if _, _, err := (&wire{logged: l, appSent: bytes.Join(application, nil)}).keys13(suite); !errors.Is(err, errSecrets) {
 			t.Errorf("%s: error %v", name, err)
 		}
 	}

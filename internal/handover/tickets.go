@@ -17,12 +17,12 @@ type Tickets struct {
 	out    record.Keys    // our epoch 0, to read the alert that crypto/tls answers with
 }
 
-func park(w *wire, tc *tls.Conn, r *Result) (*Tickets, error) {
-	s, err := record.NewSealer(r.In)
+func park(w *wire, tc *tls.Conn, in, out record.Keys) (*Tickets, error) {
+	s, err := record.NewSealer(in)
 	if err != nil {
 		return nil, err
 	}
-	return &Tickets{w: w, tc: tc, sealer: s, out: r.Out.Clone()}, nil
+	return &Tickets{w: w, tc: tc, sealer: s, out: out.Clone()}, nil
 }
 
 // Put hands one whole NewSessionTicket message, header included, to crypto/tls.

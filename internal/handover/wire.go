@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aftls/aftls/record"
@@ -18,7 +19,7 @@ import (
 var ErrTruncated = errors.New("connection ended without close_notify")
 
 // mode is who the records belong to.
-type mode uint8
+type mode uint32
 
 const (
 	handshaking mode = iota
@@ -39,8 +40,8 @@ type wire struct {
 	via      net.Conn // the same while handshaking, perhaps watched
 	client   bool
 
-	mu     sync.Mutex // mode, inject, kept: a parked tls.Conn lives on after the handshake
-	mode   mode
+	state  atomic.Uint32 // the mode
+	mu     sync.Mutex    // inject, kept: a parked tls.Conn lives on after the handshake
 	inject bytes.Buffer
 	kept   bytes.Buffer
 
@@ -58,7 +59,7 @@ type wire struct {
 	clientHello, serverHello []byte // first message of each side, without record headers, borrowed
 	lastSent                 []byte // last handshake record sent
 	partial                  []byte // start of an outgoing record whose end is still to come
-	appRecords               [][]byte
+	appSent                  []byte // records of application data that a server sent since its secret was logged, borrowed
 	logged                   logged
 	configs                  []*tls.Config // that may hold the ticket keys, best first
 	sessions                 []*tls.SessionState
@@ -75,27 +76,19 @@ type wire struct {
 // forget drops what only the handover needed and wipes our copies of secrets.
 func (w *wire) forget() {
 	w.logged.wipe()
-	for _, hello := range [][]byte{w.clientHello, w.serverHello} {
-		if cap(hello) == aheadSize { // or it outgrew what was borrowed
-			aheadPool.Put((*[aheadSize]byte)(hello[:aheadSize]))
+	for _, b := range [][]byte{w.clientHello, w.serverHello, w.appSent} {
+		if cap(b) == aheadSize { // or it outgrew what was borrowed
+			aheadPool.Put((*[aheadSize]byte)(b[:aheadSize]))
 		}
 	}
-	w.clientHello, w.serverHello, w.lastSent, w.partial = nil, nil, nil, nil
-	w.appRecords, w.configs, w.sessions = nil, nil, nil
+	w.clientHello, w.serverHello, w.appSent, w.lastSent, w.partial = nil, nil, nil, nil, nil
+	w.configs, w.sessions = nil, nil
 	w.via = nil
 }
 
-func (w *wire) setMode(m mode) {
-	w.mu.Lock()
-	w.mode = m
-	w.mu.Unlock()
-}
+func (w *wire) setMode(m mode) { w.state.Store(uint32(m)) }
 
-func (w *wire) getMode() mode {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.mode
-}
+func (w *wire) getMode() mode { return mode(w.state.Load()) }
 
 func (w *wire) Read(p []byte) (int, error) {
 	switch w.getMode() {
@@ -181,15 +174,21 @@ func (w *wire) unread() []byte {
 // boundary reports whether the receiving side stands between two records.
 func (w *wire) boundary() bool { return w.headRead == 0 }
 
+// borrow returns b, or an empty buffer where there is none.
+func borrow(b []byte) []byte {
+	if b == nil {
+		return aheadPool.Get().(*[aheadSize]byte)[:0]
+	}
+	return b
+}
+
 // note keeps the first handshake message of a side.
 func (w *wire) note(fromServer bool, p []byte) {
 	hello := &w.clientHello
 	if fromServer {
 		hello = &w.serverHello
 	}
-	if *hello == nil {
-		*hello = aheadPool.Get().(*[aheadSize]byte)[:0]
-	}
+	*hello = borrow(*hello)
 	const header = 4
 	if n := min(header-len(*hello), len(p)); n > 0 {
 		*hello, p = append(*hello, p[:n]...), p[n:]
@@ -223,10 +222,6 @@ func (w *wire) noteSent(p []byte) {
 		p = append(w.partial, p...)
 		w.partial = nil
 	}
-	kept := !w.client && w.logged.serverTraffic != nil
-	if kept {
-		p = bytes.Clone(p) // appRecords lie in it
-	}
 	for len(p) >= record.HeaderLen {
 		n := record.HeaderLen + int(p[3])<<8 + int(p[4])
 		if len(p) < n {
@@ -240,8 +235,8 @@ func (w *wire) noteSent(p []byte) {
 			w.lastSent = append(w.lastSent[:0], rec...)
 		case record.ApplicationData:
 			// Only the server's numbers are in doubt: see keys13.
-			if kept {
-				w.appRecords = append(w.appRecords, rec)
+			if !w.client && w.logged.serverTraffic != nil {
+				w.appSent = append(borrow(w.appSent), rec...)
 			}
 		}
 	}

@@ -343,6 +343,15 @@ func (s *Sender) TryFlush() bool {
 	return ok
 }
 
+// TryFlushLast is TryFlush for a caller who closes the carrier next, or its
+// writing side: the end travels with the last bytes.
+func (s *Sender) TryFlushLast() {
+	if len(s.out) > 0 {
+		n, _ := s.tryWriteLast(s.out)
+		s.sent(n)
+	}
+}
+
 func (s *Sender) sent(n int) {
 	if s.out = s.out[n:]; len(s.out) == 0 {
 		s.drop()

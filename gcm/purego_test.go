@@ -1,0 +1,5 @@
+//go:build purego
+
+package gcm
+
+func init() { PureGo = true }

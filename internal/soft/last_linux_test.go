@@ -1,0 +1,71 @@
+package soft
+
+import (
+	"io"
+	"net"
+	"testing"
+
+	"github.com/aftls/aftls/record"
+	"golang.org/x/sys/unix"
+)
+
+// TestEndTravelsWithTheLastBytes: an alert and the FIN behind it are one segment.
+func TestEndTravelsWithTheLastBytes(t *testing.T) {
+	lent(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	a, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	b, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	s := newSender(t, a, suite13)
+	k := keysNow(t, s)
+	before := segmentsIn(t, b)
+	if err := s.Seal(record.AlertRecord, []byte{record.LevelWarning, byte(record.CloseNotify)}); err != nil {
+		t.Fatal(err)
+	}
+	s.TryFlushLast()
+	if n := s.Pending(); n != 0 {
+		t.Fatalf("%d bytes were not taken", n)
+	}
+	if err := a.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if recs := openAll(t, k, got); len(recs) != 1 {
+		t.Errorf("%d records", len(recs))
+	}
+	if n := segmentsIn(t, b) - before; n != 1 {
+		t.Errorf("alert and FIN came in %d segments", n)
+	}
+}
+
+func segmentsIn(t *testing.T, c net.Conn) (n uint32) {
+	t.Helper()
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cerr := raw.Control(func(fd uintptr) {
+		var info *unix.TCPInfo
+		if info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			n = info.Segs_in
+		}
+	})
+	if cerr != nil || err != nil {
+		t.Fatal(cerr, err)
+	}
+	return n
+}

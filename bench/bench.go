@@ -1,7 +1,7 @@
 // Package bench measures aftls side by side with what people would use
 // instead: what a gigabyte, a message, a handshake, an idle connection cost.
 //
-// Every figure but memory is CPU time, user and system, of the server's
+// Every figure but memory and the wait for a first byte is CPU time, user and system, of the server's
 // process: unlike wall-clock time it means something on a shared machine. Each
 // peer's server is a process of its own on one CPU, and the client, which is
 // the caller of [Run], sits on another. For one repetition a row measures every
@@ -66,6 +66,7 @@ func rows() []row {
 		{"echo", (*runner).echo},
 		{"idle", (*runner).idle},
 		{"handshakes", (*runner).handshakes},
+		{"firstbyte", (*runner).firstByte},
 	}
 }
 
@@ -189,8 +190,9 @@ type scale struct {
 	echoMessages int
 	idleConns    int
 	handshakes   int // of one half of a pair
+	firstBytes   int // connections of one half of a pair
 
-	reps, receiveReps, idleReps, pairs int
+	reps, receiveReps, idleReps, pairs, firstByteReps int
 }
 
 var (
@@ -202,7 +204,8 @@ var (
 		echoMessages: 20_000,
 		idleConns:    5000,
 		handshakes:   120,
-		reps:         15, receiveReps: 21, idleReps: 5, pairs: 301,
+		firstBytes:   40,
+		reps:         15, receiveReps: 21, idleReps: 5, pairs: 301, firstByteReps: 101,
 	}
 	quick = scale{
 		fileSizes:    []int64{1 << 20, 8 << 20},
@@ -212,7 +215,8 @@ var (
 		echoMessages: 320,
 		idleConns:    64,
 		handshakes:   8,
-		reps:         2, receiveReps: 2, idleReps: 1, pairs: 3,
+		firstBytes:   4,
+		reps:         2, receiveReps: 2, idleReps: 1, pairs: 3, firstByteReps: 2,
 	}
 )
 
@@ -279,6 +283,33 @@ func (r *runner) interleave(p pace, measure func(peer int) ([]float64, error)) (
 	}
 	foreign = others.foreign()
 	return figures, foreign, r.profile(p, false)
+}
+
+// starts is over how many lives of the servers the repetitions of some rows
+// are spread. Where a process happens to lie in memory is worth some percent of
+// a handshake, to its end: pairs of one life agree with each other and not with
+// the next.
+const starts = 20
+
+// lives has measure take reps repetitions in parts, each with servers of its
+// own, and puts the samples together.
+func (r *runner) lives(reps int, measure func(reps int) (series, *float64, error)) (samples series, foreign *float64, err error) {
+	samples = make(series, len(peers))
+	for left := min(starts, reps); left > 0; left-- {
+		n := reps / left
+		reps -= n
+		part, others, err := measure(n)
+		if err != nil {
+			return nil, nil, err
+		}
+		for i := range samples {
+			samples[i] = append(samples[i], part[i]...)
+		}
+		if foreign == nil || others != nil && *others > *foreign {
+			foreign = others
+		}
+	}
+	return samples, foreign, nil
 }
 
 // add puts a figure into the report.

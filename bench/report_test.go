@@ -178,8 +178,40 @@ func TestInterleave(t *testing.T) {
 	if figures, _, _ = r.interleave(pace{reps: 2}, func(int) ([]float64, error) { return []float64{1}, nil }); len(figures[0][0]) != 2 {
 		t.Errorf("without a warm-up: %d samples of 2", len(figures[0][0]))
 	}
+	if n := r.reps(2); n != 2 {
+		t.Errorf("%d repetitions, want the row's own 2", n)
+	}
 	r.cfg.Reps = 5
-	if figures, _, _ = r.interleave(pace{reps: 2, warm: true}, func(int) ([]float64, error) { return []float64{1}, nil }); len(figures[0][0]) != 5 {
-		t.Errorf("5 repetitions asked for, %d made", len(figures[0][0]))
+	if n := r.reps(2); n != 5 {
+		t.Errorf("%d repetitions, want the 5 that were asked for", n)
+	}
+}
+
+// Lives share the repetitions out, and lose and repeat no sample.
+func TestLives(t *testing.T) {
+	r := newRunner(context.Background(), Config{}, "")
+	defer r.watch.Stop()
+	for _, reps := range []int{1, starts - 1, starts, 5*starts + 3} {
+		lives, next := 0, 0.0
+		samples, foreign, err := r.lives(reps, func(n int) (series, *float64, error) {
+			lives++
+			part := make(series, len(peers))
+			for range n {
+				next++
+				for i := range part {
+					part[i] = append(part[i], next)
+				}
+			}
+			load := float64(lives % 3)
+			return part, &load, nil
+		})
+		if err != nil || lives != min(reps, starts) || *foreign != float64(min(lives, 2)) {
+			t.Fatalf("%d repetitions: %d lives, load %v, %v", reps, lives, *foreign, err)
+		}
+		for i, s := range samples {
+			if len(s) != reps || s[0] != 1 || s[reps-1] != float64(reps) {
+				t.Errorf("%d repetitions: peer %d has %d samples", reps, i, len(s))
+			}
+		}
 	}
 }

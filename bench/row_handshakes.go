@@ -25,32 +25,16 @@ func (r *runner) handshakes() error {
 	return nil
 }
 
-// starts is over how many lives of the servers the pairs are spread. Where a
-// process happens to lie in memory is worth some percent of a handshake, to its
-// end: pairs of one life agree with each other and not with the next.
-const starts = 20
-
 func (r *runner) handshakesOf(resumed bool) error {
 	name := "handshakes full"
 	if resumed {
 		name = "handshakes resumed"
 	}
-	pairs := r.reps(r.scale.pairs)
-	samples := make(series, len(peers))
-	var foreign *float64
-	for left := min(starts, pairs); left > 0; left-- {
-		n := pairs / left
-		pairs -= n
-		figure, others, err := r.handshakePairs(name, n, resumed)
-		if err != nil {
-			return err
-		}
-		for i := range samples {
-			samples[i] = append(samples[i], figure[i]...)
-		}
-		if foreign == nil || others != nil && *others > *foreign {
-			foreign = others
-		}
+	samples, foreign, err := r.lives(r.reps(r.scale.pairs), func(pairs int) (series, *float64, error) {
+		return r.handshakePairs(name, pairs, resumed)
+	})
+	if err != nil {
+		return err
 	}
 	r.add(name, "CPU us", samples, &Goal{Of: ofInterval, Max: 1.06}, foreign)
 	return nil

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Sizes of what the servers of all peers read and write at once, in bytes.
@@ -121,6 +122,10 @@ func (s *server) start(cfg ServerConfig, ln net.Listener) error {
 			Handler:      http.FileServer(http.Dir(cfg.Dir)),
 			ErrorLog:     log.New(io.Discard, "", 0),
 			TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}, // HTTP/1.1 for all
+			// As in any server that is meant to be reached, and in aftls serve. net/http
+			// sets them for the handshakes of crypto/tls too; a Listener has its own.
+			ReadHeaderTimeout: 20 * time.Second,
+			IdleTimeout:       2 * time.Minute,
 		}
 		go func() { s.fail(srv.Serve(ln)) }()
 		return nil

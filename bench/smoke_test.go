@@ -67,6 +67,7 @@ func TestRunQuick(t *testing.T) {
 		"files 1 MB": quick.reps, "files 8 MB": quick.reps, "send": quick.reps, "receive": quick.receiveReps,
 		"echo 1000 B x 16": quick.reps, "idle x 64": quick.idleReps, "idle x 64, after GC": quick.idleReps,
 		"handshakes full": quick.pairs, "handshakes resumed": quick.pairs,
+		"first byte": quick.firstByteReps,
 	}
 	for _, res := range rep.Results {
 		reps, ok := figures[res.Name]

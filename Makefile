@@ -1,14 +1,14 @@
-# Every test target can be run by itself. AFTLS_EXPECT=openssl,gnutls,curl turns
+# Every test target can be run by itself. AFTLS_EXPECT=openssl,gnutls,curl,qemu turns
 # a skip for the want of such a program into a failure.
 
 GO      ?= go
 FUZZFOR ?= 20s
 LOG     := $(or $(TMPDIR),/tmp)/aftls-test.log
 
-.PHONY: test unit race interop smoke vet cross lint fuzz bench
+.PHONY: test unit race variants interop smoke vet cross lint fuzz bench
 
 # All that this machine can run; at the end, what it could not.
-test: vet cross unit race smoke
+test: vet cross unit variants race smoke
 	@if [ -s $(LOG) ]; then echo "not run on this machine:"; sort -u $(LOG); else echo "nothing was skipped"; fi
 
 # Tests, contract suite, vectors, fuzz seeds and interop, with exact
@@ -22,6 +22,12 @@ unit:
 
 race:
 	$(GO) test -race -timeout 600s ./...
+
+# The record layer on every way to compute AES-GCM: what unit does not choose here.
+variants:
+	$(GO) test -tags purego ./gcm/... ./record
+	AFTLS_GCM=generic $(GO) test ./gcm ./record ./internal/soft
+	AFTLS_GCM=avx2 $(GO) test ./gcm ./record ./internal/soft
 
 interop:
 	$(GO) test -race -timeout 300s -run 'Openssl|OpenSSL|GnuTLS|Curl' -v .

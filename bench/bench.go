@@ -66,7 +66,7 @@ func rows() []row {
 		{"echo", (*runner).echo},
 		{"idle", (*runner).idle},
 		{"handshakes", (*runner).handshakes},
-		{"firstbyte", (*runner).firstByte},
+		{rowFirstByte, (*runner).firstByte},
 	}
 }
 

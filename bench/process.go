@@ -69,7 +69,11 @@ func (r *runner) start(row string, p peer) (*process, error) {
 	argv := append([]string(nil), r.cfg.Server...)
 	argv = append(argv, "--peer", p.name, "--row", row, "--cert", r.cert.file, "--key", r.cert.keyFile, "--dir", r.www())
 	if r.cfg.Placement.Taskset != "" {
-		argv = append([]string{r.cfg.Placement.Taskset, "-c", strconv.Itoa(r.cfg.Placement.Server)}, argv...)
+		cpus := strconv.Itoa(r.cfg.Placement.Server)
+		if row == rowFirstByte {
+			cpus += "," + strconv.Itoa(r.cfg.Placement.Client)
+		}
+		argv = append([]string{r.cfg.Placement.Taskset, "-c", cpus}, argv...)
 	}
 	return r.run(exec.CommandContext(r.ctx, argv[0], argv[1:]...))
 }

@@ -117,7 +117,7 @@ func (s *server) fail(err error) {
 func (s *server) start(cfg ServerConfig, ln net.Listener) error {
 	var serve func(net.Conn) error
 	switch cfg.Row {
-	case "files":
+	case "files", rowFirstByte:
 		srv := &http.Server{
 			Handler:      http.FileServer(http.Dir(cfg.Dir)),
 			ErrorLog:     log.New(io.Discard, "", 0),

@@ -112,7 +112,9 @@ func (r *runner) run(cmd *exec.Cmd) (*process, error) {
 		s.end()
 		return nil, err
 	}
-	r.report.Machine.ServerGOMAXPROCS = int(procs)
+	if r.report.Machine.ServerGOMAXPROCS == 0 { // one row gives its servers more
+		r.report.Machine.ServerGOMAXPROCS = int(procs)
+	}
 	return s, nil
 }
 

@@ -27,14 +27,15 @@ func benchCommand() *cobra.Command {
 		Short: "measure aftls and crypto/tls side by side",
 		Long: `Measures what aftls costs the server, and what crypto/tls costs in its place:
 CPU time (user and system) for data, messages and handshakes, resident memory
-for idle connections. Lower is better.
+for idle connections, and how long a client waits for a first byte. Lower is
+better.
 
 Rows: ` + strings.Join(bench.Rows(), ", ") + ` (default: all).
 
-Servers are processes of their own, on one CPU; the client is on another. Every
-repetition measures both, in changing order. The ratio is the median of those
-within each repetition, with a 95 % bootstrap interval. The table goes to
-stdout, progress to stderr.`,
+Servers are processes of their own, on one CPU (in the row firstbyte on both);
+the client is on another. Every repetition measures both, in changing order. The
+ratio is the median of those within each repetition, with a 95 % bootstrap
+interval. The table goes to stdout, progress to stderr.`,
 		Example:   "  aftls bench\n  aftls bench --reps 31 send receive\n  aftls bench --json > bench.json",
 		ValidArgs: bench.Rows(),
 		Args: func(c *cobra.Command, args []string) error {

@@ -43,9 +43,7 @@ func (r *Receiver) readError() error {
 func (r *Receiver) tryReadFD(fd uintptr) bool {
 	b := r.room()
 	for {
-		n, err := syscall.Read(int(fd), b)
-		r.got = n
-		if r.gotErr, _ = err.(syscall.Errno); r.gotErr != syscall.EINTR {
+		if r.got, r.gotErr = readFD(fd, b); r.gotErr != syscall.EINTR {
 			break
 		}
 	}
@@ -70,9 +68,16 @@ func (s *Sender) tryWrite(b []byte) (n int, ok bool) {
 	if s.raw == nil {
 		return 0, false
 	}
-	s.raw.Write(func(fd uintptr) bool {
-		n, _ = syscall.Write(int(fd), b)
-		return true
-	})
-	return max(n, 0), true
+	if s.try == nil {
+		s.try = s.tryWriteFD
+	}
+	s.now, s.took = b, 0
+	s.raw.Write(s.try)
+	s.now = nil
+	return s.took, true
+}
+
+func (s *Sender) tryWriteFD(fd uintptr) bool {
+	s.took = max(writeFD(fd, s.now), 0)
+	return true
 }

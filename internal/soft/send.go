@@ -37,6 +37,10 @@ type Sender struct {
 	batch []byte // borrowed; nil while out is empty
 	out   []byte // in batch: sealed, not yet taken by the carrier
 
+	try  func(fd uintptr) bool // tryWriteFD, made once
+	now  []byte                // what it is to write
+	took int                   // and how much was taken
+
 	ramped   int   // bytes of the ramp already sent
 	last     int64 // time of the last batch, unix nanoseconds
 	deadline atomic.Pointer[time.Time]
@@ -324,6 +328,9 @@ func (s *Sender) Pending() int { return len(s.out) }
 
 // Flush sends what is committed. After os.ErrDeadlineExceeded the rest stays.
 func (s *Sender) Flush() error {
+	if len(s.out) <= smallSize && s.Immediate() {
+		s.TryFlush() // mostly this is all
+	}
 	if len(s.out) == 0 {
 		return nil
 	}

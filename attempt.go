@@ -5,12 +5,15 @@ import (
 	"net/netip"
 	"sync/atomic"
 	"time"
+
+	"github.com/aftls/aftls/internal/soft"
 )
 
 // attempt is a handshake under way in a Listener. It knows since when it waits
 // for its peer.
 type attempt struct {
 	net.Conn
+	short *soft.Short // the same
 	from  netip.Prefix
 	since atomic.Int64 // start of the wait in unix nanoseconds, 0 while computing
 	given atomic.Pointer[error]
@@ -33,13 +36,13 @@ func (a *attempt) finish() bool { return a.given.CompareAndSwap(nil, new(error))
 func (a *attempt) Read(p []byte) (int, error) {
 	a.since.Store(time.Now().UnixNano())
 	defer a.since.Store(0)
-	return a.Conn.Read(p)
+	return a.short.Read(p)
 }
 
 func (a *attempt) Write(p []byte) (int, error) {
 	a.since.Store(time.Now().UnixNano())
 	defer a.since.Store(0)
-	return a.Conn.Write(p)
+	return a.short.Write(p)
 }
 
 // network is what counts as one address: an IPv4 address, or the /64 that one

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/aftls/aftls/internal/soft"
 )
 
 // Limits of a Listener. They bound what clients that never finish can hold.
@@ -251,7 +253,7 @@ func (l *Listener) evict() {
 }
 
 func (l *Listener) begin(carrier net.Conn) *attempt {
-	a := &attempt{Conn: carrier, from: network(carrier.RemoteAddr())}
+	a := &attempt{Conn: carrier, short: soft.NewShort(carrier), from: network(carrier.RemoteAddr())}
 	l.mu.Lock()
 	l.pending[a] = struct{}{}
 	l.share[a.from]++

@@ -12,21 +12,7 @@ import (
 // TestEndTravelsWithTheLastBytes: an alert and the FIN behind it are one segment.
 func TestEndTravelsWithTheLastBytes(t *testing.T) {
 	lent(t)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	a, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	b, err := ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Close()
+	a, b := tcpPair(t)
 	s := newSender(t, a, suite13)
 	k := keysNow(t, s)
 	before := segmentsIn(t, b)
@@ -37,7 +23,7 @@ func TestEndTravelsWithTheLastBytes(t *testing.T) {
 	if n := s.Pending(); n != 0 {
 		t.Fatalf("%d bytes were not taken", n)
 	}
-	if err := a.(*net.TCPConn).CloseWrite(); err != nil {
+	if err := a.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
 	got, err := io.ReadAll(b)
@@ -52,9 +38,9 @@ func TestEndTravelsWithTheLastBytes(t *testing.T) {
 	}
 }
 
-func segmentsIn(t *testing.T, c net.Conn) (n uint32) {
+func segmentsIn(t *testing.T, c *net.TCPConn) (n uint32) {
 	t.Helper()
-	raw, err := c.(*net.TCPConn).SyscallConn()
+	raw, err := c.SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ unit:
 	@: > $(LOG)
 	@$(GO) test -v -timeout 300s ./... > $(LOG).all 2>&1; code=$$?; \
 	if [ $$code -ne 0 ]; then grep -vE '^ *(=== |--- PASS)' $(LOG).all | tail -n 300; fi; \
-	grep -E '^(ok|FAIL|\?) ' $(LOG).all; grep -A2 -E '^ *--- SKIP' $(LOG).all | grep -E '^ +[a-z_]+_test.go|^ +[a-z_]+.go:' > $(LOG); \
+	grep -E '^(ok|FAIL|\?) ' $(LOG).all; grep -A2 -E '^ *--- SKIP' $(LOG).all | grep -E '^ +[a-z0-9_]+_test.go|^ +[a-z0-9_]+.go:' > $(LOG); \
 	exit $$code
 
 race:

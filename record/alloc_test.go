@@ -1,3 +1,8 @@
+// What only holds without the race detector, which allocates where the program
+// does not and makes pools forget.
+
+//go:build !race
+
 package record_test
 
 import (
@@ -20,9 +25,6 @@ func noAllocs(t *testing.T, what string, f func()) {
 }
 
 func TestSealAndOpenDoNotAllocate(t *testing.T) {
-	if raceDetector {
-		t.Skip("the race detector allocates where the program does not")
-	}
 	each(t, profiles, func(t *testing.T, p profile) {
 		for _, n := range []int{0, 1, 1400, 16384} {
 			payload := noise("payload", n)
@@ -64,9 +66,6 @@ func TestSealAndOpenDoNotAllocate(t *testing.T) {
 }
 
 func TestFrameDoesNotAllocate(t *testing.T) {
-	if raceDetector {
-		t.Skip("the race detector allocates where the program does not")
-	}
 	each(t, constructions, func(t *testing.T, p profile) {
 		_, o := p.pair(t, 0)
 		head := []byte{23, 3, 3, 1, 0}

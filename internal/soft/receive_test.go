@@ -465,29 +465,3 @@ func TestNextAndTake(t *testing.T) {
 		t.Fatal(err)
 	}
 }
-
-func TestReadAllocs(t *testing.T) {
-	if raceDetector {
-		t.Skip("allocations cannot be counted under the race detector")
-	}
-	a, b := tcpPair(t)
-	s, r := newSender(t, b, suite13), newReceiver(t, a, suite13)
-	for _, size := range []int{100, 40000} {
-		p, q := make([]byte, size), make([]byte, 20000)
-		n := testing.AllocsPerRun(200, func() {
-			if n, err := s.WriteOne(p, size); n != size || err != nil {
-				t.Fatal(n, err)
-			}
-			for left := size; left > 0; {
-				n, err := r.Read(q)
-				if err != nil {
-					t.Fatal(err)
-				}
-				left -= n
-			}
-		})
-		if n != 0 {
-			t.Errorf("%d bytes: %v allocations per Write and Read", size, n)
-		}
-	}
-}

@@ -238,12 +238,10 @@ func (s *Sender) sealed(n int) {
 // next takes the next n bytes from v: as they lie there, or put together in
 // their place in the batch where they are of several slices.
 func (s *Sender) next(n int, v *[][]byte) []byte {
-	for len((*v)[0]) == 0 {
-		*v = (*v)[1:]
-	}
+	gather(nil, v) // empty slices in front
 	if first := (*v)[0]; len(first) >= n {
 		(*v)[0] = first[n:]
-		gather(nil, v) // takes what is empty now
+		gather(nil, v)
 		return first[:n]
 	}
 	place := s.out[len(s.out)+s.sealer.Prefix() : cap(s.out)]

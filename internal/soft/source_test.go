@@ -358,38 +358,3 @@ func TestInner(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
-
-func TestCommitAllocs(t *testing.T) {
-	if raceDetector {
-		t.Skip("the race detector allocates where the program does not")
-	}
-	f := tempFile(t, make([]byte, 300000))
-	c := discard{}
-	s := newSender(t, c, suite13)
-	src := NewSource(f)
-	n := testing.AllocsPerRun(100, func() {
-		if _, err := f.Seek(0, io.SeekStart); err != nil {
-			t.Fatal(err)
-		}
-		if n, err := copyAll(s, src); n != 300000 || err != nil {
-			t.Fatal(n, err)
-		}
-	})
-	if n != 0 {
-		t.Errorf("%v allocations per file", n)
-	}
-	p := make([]byte, 300000)
-	n = testing.AllocsPerRun(100, func() {
-		if n, err := s.WriteOne(p, len(p)); n != len(p) || err != nil {
-			t.Fatal(n, err)
-		}
-	})
-	if n != 0 {
-		t.Errorf("%v allocations per Write", n)
-	}
-}
-
-// discard is a carrier that takes everything.
-type discard struct{ net.Conn }
-
-func (discard) Write(p []byte) (int, error) { return len(p), nil }

@@ -1,6 +1,0 @@
-//go:build !race
-
-package record_test
-
-// raceDetector says that the test runs under the race detector.
-const raceDetector = false

@@ -1,10 +1,11 @@
 // Package bench measures aftls side by side with what people would use
 // instead: what a gigabyte, a message, a handshake, an idle connection cost.
 //
-// Every figure but memory and the wait for a first byte is CPU time, user and system, of the server's
-// process: unlike wall-clock time it means something on a shared machine. Each
-// peer's server is a process of its own on one CPU, and the client, which is
-// the caller of [Run], sits on another. For one repetition a row measures every
+// Every figure but memory and the wait for a first byte is CPU time, user and
+// system, of the server's process: unlike wall-clock time it means something on
+// a shared machine. Each peer's server is a process of its own on one CPU (on
+// both for the first byte), and the client, which is the caller of [Run], sits
+// on another. For one repetition a row measures every
 // peer, in alternating order, over connections that stay open where that is
 // possible; the first repetition warms up and is dropped. What counts is the
 // ratio within each repetition: its median, with a 95 % bootstrap interval.

@@ -29,3 +29,6 @@ const immediate = false
 // tryWrite sends what the carrier takes without blocking. ok is false where
 // that cannot be asked for; then nothing was sent.
 func (s *Sender) tryWrite([]byte) (n int, ok bool) { return 0, false }
+
+// shortWriter has nothing to keep where tryWrite does nothing.
+type shortWriter struct{}

@@ -68,16 +68,30 @@ func (s *Sender) tryWrite(b []byte) (n int, ok bool) {
 	if s.raw == nil {
 		return 0, false
 	}
-	if s.try == nil {
-		s.try = s.tryWriteFD
-	}
-	s.now, s.took = b, 0
-	s.raw.Write(s.try)
-	s.now = nil
-	return s.took, true
+	return s.short.write(s.raw, b), true
 }
 
-func (s *Sender) tryWriteFD(fd uintptr) bool {
-	s.took = max(writeFD(fd, s.now), 0)
+// shortWriter writes what a carrier takes without blocking. It keeps what would
+// have to be allocated for each call.
+type shortWriter struct {
+	try  func(fd uintptr) bool // writeFD, made once
+	p    []byte                // what it is to write
+	took int                   // and how much was taken
+}
+
+// write returns how much of p was taken: nothing where there is an error, which
+// a write that may block then returns.
+func (w *shortWriter) write(raw syscall.RawConn, p []byte) int {
+	if w.try == nil {
+		w.try = w.writeFD
+	}
+	w.p, w.took = p, 0
+	raw.Write(w.try)
+	w.p = nil
+	return w.took
+}
+
+func (w *shortWriter) writeFD(fd uintptr) bool {
+	w.took = max(writeFD(fd, w.p), 0)
 	return true
 }

@@ -37,9 +37,7 @@ type Sender struct {
 	batch []byte // borrowed; nil while out is empty
 	out   []byte // in batch: sealed, not yet taken by the carrier
 
-	try  func(fd uintptr) bool // tryWriteFD, made once
-	now  []byte                // what it is to write
-	took int                   // and how much was taken
+	short shortWriter // of tryWrite
 
 	ramped   int   // bytes of the ramp already sent
 	last     int64 // time of the last batch, unix nanoseconds

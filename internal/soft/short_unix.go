@@ -12,48 +12,41 @@ import (
 // them. Its errors are those of the net.Conn. One reader and one writer at once.
 type Short struct {
 	net.Conn
-	raw    syscall.RawConn // nil where this cannot be done
-	in     shortCall
-	out    shortCall
-	tryIn  func(fd uintptr) bool
-	tryOut func(fd uintptr) bool
-}
+	raw   syscall.RawConn // nil where this cannot be done
+	short shortWriter
 
-// shortCall is one read or write.
-type shortCall struct {
-	p []byte
-	n int
+	tryRead func(fd uintptr) bool
+	p       []byte // what it is to read into
+	got     int
 }
 
 // NewShort returns c as a Short. c stays the caller's to close.
 func NewShort(c net.Conn) *Short {
 	s := &Short{Conn: c, raw: rawConn(c)}
-	s.tryIn, s.tryOut = s.tryRead, s.tryWrite
+	s.tryRead = s.tryReadFD
 	return s
 }
 
 func (s *Short) Read(p []byte) (int, error) {
 	if s.raw != nil && len(p) > 0 && len(p) <= smallSize {
-		s.in.p, s.in.n = p, 0
-		s.raw.Read(s.tryIn)
-		if s.in.p = nil; s.in.n > 0 {
-			return s.in.n, nil
+		s.p, s.got = p, 0
+		s.raw.Read(s.tryRead)
+		if s.p = nil; s.got > 0 {
+			return s.got, nil
 		}
 	}
 	return s.Conn.Read(p) // which says what is wrong
 }
 
-func (s *Short) tryRead(fd uintptr) bool {
-	n, errno := readFD(fd, s.in.p)
-	s.in.n = n
+func (s *Short) tryReadFD(fd uintptr) bool {
+	n, errno := readFD(fd, s.p)
+	s.got = n
 	return errno != syscall.EAGAIN
 }
 
 func (s *Short) Write(p []byte) (n int, err error) {
 	if s.raw != nil && len(p) > 0 && len(p) <= smallSize {
-		s.out.p, s.out.n = p, 0
-		s.raw.Write(s.tryOut)
-		n, s.out.p = s.out.n, nil
+		n = s.short.write(s.raw, p)
 	}
 	if n < len(p) {
 		var m int
@@ -61,9 +54,4 @@ func (s *Short) Write(p []byte) (n int, err error) {
 		n += m
 	}
 	return n, err
-}
-
-func (s *Short) tryWrite(fd uintptr) bool {
-	s.out.n = max(writeFD(fd, s.out.p), 0)
-	return true
 }

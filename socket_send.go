@@ -352,6 +352,11 @@ func (s *Socket) farewell(last func()) {
 		s.carrier.SetWriteDeadline(time.Now().Add(closeTimeout))
 	}
 	s.send.Flush()
+	// Closing a socket in which something is unread resets it, and drops what
+	// still waits for the FIN: so that goes first.
+	if half, ok := s.carrier.(interface{ CloseWrite() error }); ok {
+		half.CloseWrite()
+	}
 }
 
 // close is Close; last seals what is to go out behind everything else.

@@ -2,8 +2,8 @@ package soft
 
 import "golang.org/x/sys/unix"
 
-// tryWriteLast is tryWrite for bytes behind which the carrier is closed at
-// once, in full or for writing: they wait for the FIN and share its segment
+// tryWriteLast is tryWrite for bytes behind which the carrier is closed for
+// writing at once: they wait for the FIN and share its segment
 // (MSG_MORE, send(2)). Should the FIN not come, because somebody has a
 // duplicate of the descriptor, the kernel sends them by itself a little later.
 func (s *Sender) tryWriteLast(b []byte) (n int, ok bool) {

@@ -346,8 +346,8 @@ func (s *Sender) TryFlush() bool {
 	return ok
 }
 
-// TryFlushLast is TryFlush for a caller who closes the carrier next, or its
-// writing side: the end travels with the last bytes.
+// TryFlushLast is TryFlush for a caller who closes the carrier's writing side
+// next: the end travels with the last bytes.
 func (s *Sender) TryFlushLast() {
 	if len(s.out) > 0 {
 		n, _ := s.tryWriteLast(s.out)

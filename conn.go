@@ -106,6 +106,25 @@ func newConn(carrier net.Conn, r handover.Result, err error, opt Options, client
 	return c, nil
 }
 
+// NewConn gives a socket with keys in both directions, from a handshake that
+// another library did, the policy of a Conn: alerts, tickets (which it drops),
+// KeyUpdates and close_notify. client says which side of the handshake it was.
+// The Conn can rekey where the keys came with their traffic secrets. The socket
+// must not be used any more. The error is [ErrNoKeys], or what the socket died of.
+func NewConn(s *Socket, client bool) (*Conn, error) {
+	if err := s.check(); err != nil {
+		return nil, opError("new", s.carrier, err)
+	}
+	version, suite := s.send.Stats().Version.Load(), s.send.Stats().Suite.Load()
+	if version == 0 || s.recv.Stats().Version.Load() == 0 {
+		return nil, opError("new", s.carrier, ErrNoKeys)
+	}
+	c := &Conn{s: s, client: client, foreign: true}
+	c.state = tls.ConnectionState{Version: uint16(version), CipherSuite: uint16(suite), HandshakeComplete: true}
+	s.duties = c.duties
+	return c, nil
+}
+
 // Resume makes a Conn of a state on the carrier that the state was detached
 // from, or on a duplicate of its descriptor in another process. It takes both:
 // on an error the carrier is closed.
@@ -228,7 +247,12 @@ func (c *Conn) WaitRead() error {
 
 // WriteTo writes what comes to w until the stream ends, with close_notify. It
 // holds no buffer while nothing comes. Data that was read when w fails is lost.
-func (c *Conn) WriteTo(w io.Writer) (int64, error) { return writeTo(w, c.WaitRead, c.Read) }
+func (c *Conn) WriteTo(w io.Writer) (int64, error) {
+	if c.pass != nil {
+		return c.pass.writeTo(w)
+	}
+	return writeTo(w, c.WaitRead, c.Read)
+}
 
 // Write seals p in records of up to 16384 bytes, smaller ones at the start and
 // after a pause, and sends them, up to 16 with one system call. n counts what

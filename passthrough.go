@@ -74,6 +74,12 @@ func (p *passthrough) Read(b []byte) (int, error) {
 	return n, p.opError("read", err)
 }
 
+// writeTo holds a buffer while nothing comes, as crypto/tls does too: behind a
+// Wait there would be a read for the first byte of every record alone.
+func (p *passthrough) writeTo(w io.Writer) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{p}, make([]byte, record.MaxPlaintext))
+}
+
 // Wait is called for Conn.WaitRead, which gives its error a form.
 func (p *passthrough) Wait() error {
 	if p.closed.Load() {

@@ -151,6 +151,21 @@ func (s *Socket) remember(id [sha256.Size]byte, next uint64) bool {
 	return false
 }
 
+// Unread gives back ciphertext that was read from the carrier before the socket
+// could: it comes in front of everything that the carrier still has. b is
+// copied. Not for use beside a read.
+func (s *Socket) Unread(b []byte) error {
+	s.rmu.Lock()
+	defer s.unlockRead()
+	if err := s.readable(); err != nil {
+		return opError("unread", s.carrier, err)
+	}
+	if len(b) > 0 {
+		s.recv.PutCiphertext(b)
+	}
+	return nil
+}
+
 func fingerprint(k record.Keys) [sha256.Size]byte {
 	h := sha256.New()
 	h.Write(k.Key)

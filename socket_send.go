@@ -249,7 +249,7 @@ func (s *Socket) readFromTurn(from *soft.Source, left int64) (n int64, err error
 			return n, opError("write", s.carrier, err)
 		}
 		var m int
-		if from.Regular() {
+		if !from.Waits() {
 			m, err = from.Read()
 		} else {
 			// The source may be silent for ever: nobody waits for it with us.

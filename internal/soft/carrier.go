@@ -6,12 +6,19 @@ import (
 	"syscall"
 )
 
+// Descriptor is a carrier that is a stream socket of the system and says so. Its
+// RawConn waits as those of package net do; the socket itself may be one that
+// blocks, so it is only asked for what it can do at once (MSG_DONTWAIT).
+type Descriptor interface{ Descriptor() syscall.RawConn }
+
 // rawConn returns the system's view of a TCP or Unix socket, and nil for
 // everything else: what only implements syscall.Conn may be a layer whose
 // descriptor must not be touched behind its back.
 func rawConn(c net.Conn) syscall.RawConn {
 	var sc syscall.Conn
 	switch c := c.(type) {
+	case Descriptor:
+		return c.Descriptor()
 	case *net.TCPConn:
 		sc = c
 	case *net.UnixConn:

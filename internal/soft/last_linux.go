@@ -12,7 +12,7 @@ func (s *Sender) tryWriteLast(b []byte) (n int, ok bool) {
 	}
 	one := [1][]byte{b}
 	s.raw.Write(func(fd uintptr) bool {
-		n, _ = unix.SendmsgBuffers(int(fd), one[:], nil, nil, unix.MSG_MORE|unix.MSG_NOSIGNAL)
+		n, _ = unix.SendmsgBuffers(int(fd), one[:], nil, nil, unix.MSG_MORE|unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
 		return true
 	})
 	return max(n, 0), true

@@ -74,6 +74,24 @@ func NewReceiver(conn net.Conn, ciphertext, plaintext []byte) *Receiver {
 	return r
 }
 
+// PutCiphertext gives back sealed bytes that were read from the carrier before anything
+// that it holds itself; a record that is open already stays in front of them.
+func (r *Receiver) PutCiphertext(b []byte) {
+	buf := append(append(append([]byte(nil), r.payload...), b...), r.buf[r.r:r.w]...)
+	n := len(r.payload)
+	r.drop()
+	if len(buf) <= batchSize {
+		r.buf = get(len(buf))
+		copy(r.buf, buf)
+	} else {
+		r.buf = buf
+	}
+	r.payload, r.r, r.w = nil, n, len(buf)
+	if r.typ != 0 {
+		r.payload = r.buf[:n]
+	}
+}
+
 // SetKeys keys the direction: it holds for every record behind those that were
 // read so far.
 func (r *Receiver) SetKeys(k record.Keys) error {

@@ -80,6 +80,9 @@ func (s *Sender) SetKeys(k record.Keys) error {
 	return nil
 }
 
+// Limits returns the maxRecords and padding that the sender was made with.
+func (s *Sender) Limits() (maxRecords uint64, padding int) { return s.max, s.pad }
+
 // Rekey goes on to the keys after a KeyUpdate.
 func (s *Sender) Rekey() error {
 	if s.sealer == nil {

@@ -18,6 +18,8 @@ type Source struct {
 	r       io.Reader
 	raw     syscall.RawConn // of a file or socket that can be read into many places at once
 	regular bool
+	ready   Ready
+	places  [batchRecords][]byte // for ready
 	vector  vector
 
 	b      []byte // borrowed while it holds payloads
@@ -26,6 +28,13 @@ type Source struct {
 	size   int // payload bytes of one record
 	count  int // records
 	limit  int // payload bytes at most
+}
+
+// Ready is a source that never waits: ReadBuffers fills the slices in order with
+// what is there, and answers io.EOF when that is nothing.
+type Ready interface {
+	io.Reader
+	ReadBuffers(p [][]byte) (n int, err error)
 }
 
 // NewSource looks at what r is. Files and sockets of packages os and net are
@@ -44,6 +53,8 @@ func NewSource(r io.Reader) *Source {
 		s.r, sc = f, f
 	case *net.UnixConn:
 		s.r, sc = f, f
+	case Ready:
+		s.ready = f
 	}
 	if sc != nil && vectored {
 		if raw, err := sc.SyscallConn(); err == nil {
@@ -70,9 +81,9 @@ func inner(r io.Reader) any {
 	return r
 }
 
-// Regular reports whether r is a regular file: reading it never waits for
-// anybody.
-func (s *Source) Regular() bool { return s.regular }
+// Waits reports whether reading r may wait for somebody else: a regular file
+// and what is [Ready] do not.
+func (s *Source) Waits() bool { return !s.regular && s.ready == nil }
 
 // Plan fixes how the next batch is cut, before Read fills it. limit is how many
 // bytes of plaintext may still be sent. What is committed goes out first: it
@@ -107,6 +118,8 @@ func (s *Source) Read() (n int, err error) {
 	switch {
 	case s.raw != nil:
 		n, err = s.readVector()
+	case s.ready != nil:
+		n, err = s.readReady()
 	case s.regular:
 		n, err = s.readPlaces()
 	default:
@@ -154,6 +167,18 @@ func (s *Source) readPlaces() (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+// readReady reads once, into as many places as there is data for.
+func (s *Source) readReady() (int, error) {
+	s.lend()
+	k := 0
+	for ; k < batchRecords && k*s.size < s.limit; k++ {
+		s.places[k] = s.place(k)
+	}
+	n, err := s.ready.ReadBuffers(s.places[:k])
+	clear(s.places[:k])
+	return n, err
 }
 
 // Records is how many records n bytes of the planned batch become.

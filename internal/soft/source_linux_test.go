@@ -26,7 +26,7 @@ func TestSilentSource(t *testing.T) {
 			defer y.Close()
 			s := newSender(t, x, suite13)
 			src := NewSource(ends.r)
-			if src.Regular() {
+			if !src.Waits() {
 				t.Error("it is no regular file")
 			}
 			waiting := make(chan bool, 10)

@@ -129,7 +129,7 @@ func TestFileBatches(t *testing.T) {
 	s := newSender(t, c, suite13)
 	ramp(t, s, c)
 	src := NewSource(tempFile(t, make([]byte, 3*batchRecords*record.MaxPlaintext)))
-	if !src.Regular() {
+	if src.Waits() {
 		t.Error("a file is not regular")
 	}
 	for range 3 {

@@ -5,25 +5,37 @@ import (
 	"unsafe"
 )
 
-// readFD and writeFD are read(2) and write(2) on a socket that does not block.
-// What is small is over before anybody could want this thread's processor: it
-// does without telling the scheduler, which costs a short message some percent.
+// readFD and writeFD are recv(2) and send(2) that do not block, whatever the
+// socket's own mode. What is small is over before anybody could want this
+// thread's processor: it does without telling the scheduler, which costs a short
+// message some percent.
+
+const dontWait = syscall.MSG_DONTWAIT | syscall.MSG_NOSIGNAL
 
 func readFD(fd uintptr, b []byte) (int, syscall.Errno) {
-	if len(b) == 0 || len(b) > smallSize {
-		n, err := syscall.Read(int(fd), b)
-		errno, _ := err.(syscall.Errno)
-		return n, errno
+	var p *byte
+	if len(b) > 0 {
+		p = &b[0]
 	}
-	n, _, errno := syscall.RawSyscall(syscall.SYS_READ, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	var n uintptr
+	var errno syscall.Errno
+	if len(b) > smallSize {
+		n, _, errno = syscall.Syscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(p)), uintptr(len(b)), dontWait, 0, 0)
+	} else {
+		n, _, errno = syscall.RawSyscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(p)), uintptr(len(b)), dontWait, 0, 0)
+	}
 	return int(n), errno
 }
 
 func writeFD(fd uintptr, b []byte) int {
-	if len(b) == 0 || len(b) > smallSize {
-		n, _ := syscall.Write(int(fd), b)
-		return n
+	if len(b) == 0 {
+		return 0
 	}
-	n, _, _ := syscall.RawSyscall(syscall.SYS_WRITE, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
+	var n uintptr
+	if len(b) > smallSize {
+		n, _, _ = syscall.Syscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), dontWait, 0, 0)
+	} else {
+		n, _, _ = syscall.RawSyscall6(syscall.SYS_SENDTO, fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), dontWait, 0, 0)
+	}
 	return int(n)
 }

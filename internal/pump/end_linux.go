@@ -1,0 +1,277 @@
+package pump
+
+import (
+	"io"
+	"os"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// pairBuffer is how many bytes of plaintext wait in each direction of a pair.
+// Less costs wake-ups, more falls out of the processor's cache.
+const pairBuffer = 1 << 20
+
+// maxPlaces is into how many slices ReadBuffers reads at once.
+const maxPlaces = 64
+
+// End is our half of a pair of Unix stream sockets. One goroutine may read and
+// one may write at the same time.
+type End struct {
+	f   *os.File
+	raw syscall.RawConn
+
+	// stale says that the first byte of our queue was given out already. It
+	// stays there so that our death is ECONNRESET to the program (unix(7): a
+	// socket closed with something unread resets its peer).
+	stale bool
+	ended bool // the program wrote its last byte
+
+	read struct {
+		places [][]byte
+		n      int
+		err    error
+		iov    [maxPlaces + 1]unix.Iovec
+		skip   [1]byte
+	}
+	control func(fd uintptr)
+	write   struct {
+		p   []byte
+		err error
+	}
+	tryWrite func(fd uintptr) bool
+}
+
+// NewPair makes a pair of Unix stream sockets. The program gets the second half,
+// which blocks and is close-on-exec; it is the caller's to close as soon as the
+// program has it, as somebody who holds it hides the program's close.
+func NewPair() (*End, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	for _, fd := range fds {
+		// Forcing takes CAP_NET_ADMIN; otherwise net.core.wmem_max is the limit.
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, pairBuffer) != nil {
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, pairBuffer)
+		}
+	}
+	// The byte that makes the pair fail-closed before the program wrote any.
+	_, err = unix.Write(fds[1], []byte{0})
+	if err == nil {
+		err = unix.SetNonblock(fds[0], true)
+	}
+	if err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return nil, nil, os.NewSyscallError("socketpair", err)
+	}
+	e := &End{f: os.NewFile(uintptr(fds[0]), "plaintext end"), stale: true}
+	e.control, e.tryWrite = e.readFD, e.writeFD
+	if e.raw, err = e.f.SyscallConn(); err != nil {
+		e.f.Close()
+		unix.Close(fds[1])
+		return nil, nil, err
+	}
+	return e, os.NewFile(uintptr(fds[1]), "plaintext"), nil
+}
+
+// Read is ReadBuffers into one slice.
+func (e *End) Read(p []byte) (int, error) {
+	one := [1][]byte{p}
+	return e.ReadBuffers(one[:])
+}
+
+// ReadBuffers fills p in order with what the program wrote so far. It does not
+// wait: the error is io.EOF when there is nothing, and Ended tells whether there
+// will be more.
+func (e *End) ReadBuffers(p [][]byte) (n int, err error) {
+	e.read.places = p
+	if err := e.raw.Control(e.control); err != nil {
+		return 0, err
+	}
+	e.read.places = nil
+	return e.read.n, e.read.err
+}
+
+// Ended reports whether ReadBuffers has found that the program writes no more.
+func (e *End) Ended() bool { return e.ended }
+
+func (e *End) readFD(fd uintptr) {
+	r := &e.read
+	r.n, r.err = e.readPlaces(int(fd), r.places)
+	clear(r.iov[:])
+	if r.n == 0 && r.err == nil {
+		r.err = io.EOF
+	}
+}
+
+func (e *End) readPlaces(fd int, places [][]byte) (int, error) {
+	first := 0 // bytes in front that were given out
+	if e.stale {
+		first = 1
+	}
+	queued, err := e.queued(fd, first)
+	if err != nil || queued <= first {
+		return 0, err
+	}
+	r := &e.read
+	r.iov[0].Base = &r.skip[0]
+	r.iov[0].SetLen(first)
+	want, k := first, 1
+	for _, p := range places {
+		if want < queued-1 && k < len(r.iov) && len(p) > 0 {
+			m := min(len(p), queued-1-want)
+			r.iov[k].Base = &p[0]
+			r.iov[k].SetLen(m)
+			want += m
+			k++
+		}
+	}
+	got := 0
+	if want > 0 {
+		n, _, errno := syscall.Syscall(syscall.SYS_READV, uintptr(fd), uintptr(unsafe.Pointer(&r.iov)), uintptr(k))
+		if errno == syscall.EAGAIN || errno == syscall.EINTR {
+			return 0, nil
+		}
+		if errno != 0 {
+			return 0, os.NewSyscallError("readv", errno)
+		}
+		if got = int(n); got == 0 {
+			return 0, nil
+		}
+		e.stale = false
+		got -= first
+		if int(n) < want || want < queued-1 {
+			return got, nil // and more lies behind it
+		}
+	}
+	// The last byte is given out, and stays.
+	if at := place(places, got); at != nil {
+		n, _, err := unix.Recvfrom(fd, at[:1], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if err == nil && n == 1 {
+			e.stale = true
+			got++
+		}
+	}
+	return got, nil
+}
+
+// queued is how many bytes lie in our queue. Where that is no more than first
+// it finds out whether the program ended its writing.
+func (e *End) queued(fd, first int) (int, error) {
+	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+	if err != nil {
+		return 0, os.NewSyscallError("ioctl", err)
+	}
+	if n > first || e.ended {
+		return n, nil
+	}
+	if hangup(fd, unix.POLLRDHUP|unix.POLLHUP) {
+		// Whatever it wrote before is in the queue by now.
+		if n, err = unix.IoctlGetInt(fd, unix.SIOCINQ); err != nil {
+			return 0, os.NewSyscallError("ioctl", err)
+		}
+		e.ended = n <= first
+	}
+	return n, nil
+}
+
+func hangup(fd int, events int16) bool {
+	p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	unix.Poll(p[:], 0)
+	return p[0].Revents&events != 0
+}
+
+// place returns the rest of the places behind n bytes, up to the end of a slice.
+func place(places [][]byte, n int) []byte {
+	for _, p := range places {
+		if n < len(p) {
+			return p[n:]
+		}
+		n -= len(p)
+	}
+	return nil
+}
+
+// Write gives p to the program. It waits while the program does not read.
+func (e *End) Write(p []byte) (n int, err error) {
+	e.write.p, e.write.err = p, nil
+	if err = e.raw.Write(e.tryWrite); err == nil {
+		err = e.write.err
+	}
+	n = len(p) - len(e.write.p)
+	e.write.p = nil
+	return n, err
+}
+
+func (e *End) writeFD(fd uintptr) bool {
+	w := &e.write
+	for len(w.p) > 0 {
+		n, err := unix.SendmsgN(int(fd), w.p, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		switch err {
+		case nil:
+			w.p = w.p[n:]
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return false
+		default:
+			w.err = os.NewSyscallError("write", err)
+			return true
+		}
+	}
+	return true
+}
+
+// wait calls try until it is true, each time something may have changed for a
+// reader of the end.
+func (e *End) wait(try func() bool) error {
+	return e.raw.Read(func(uintptr) bool { return try() })
+}
+
+// gone waits until the program has closed its half, or the end is closed.
+func (e *End) gone() {
+	e.raw.Read(func(fd uintptr) bool { return hangup(int(fd), unix.POLLHUP) })
+}
+
+// SetWriteDeadline ends a Write that waits for the program at t; it can be moved.
+func (e *End) SetWriteDeadline(t time.Time) error { return e.f.SetWriteDeadline(t) }
+
+// Finish tells the program that nothing more comes: its reads give what is
+// queued and then 0. The other direction goes on.
+func (e *End) Finish() error {
+	return e.shutdown(unix.SHUT_WR)
+}
+
+// Refuse ends the program's writing with EPIPE; what it wrote and was not read
+// stays. Its reading goes on.
+func (e *End) Refuse() error { return e.shutdown(unix.SHUT_RD) }
+
+func (e *End) shutdown(how int) (err error) {
+	if cerr := e.raw.Control(func(fd uintptr) { err = unix.Shutdown(int(fd), how) }); cerr != nil {
+		return cerr
+	}
+	return os.NewSyscallError("shutdown", err)
+}
+
+// Close closes our half. To a program that still has its own this is an error,
+// ECONNRESET behind what is queued for it, unless both directions came to a
+// clean end: Finish was called, and the program ended its writing and all of
+// that was read.
+func (e *End) Close() error { return e.f.Close() }
+
+// CloseClean closes our half behind a clean end of both directions. The byte
+// that was kept back is taken out of the queue first; if there is anything
+// behind it the close is an error to the program all the same.
+func (e *End) CloseClean() error {
+	if e.stale && e.ended {
+		e.raw.Control(func(fd uintptr) {
+			var b [1]byte
+			unix.Recvfrom(int(fd), b[:], unix.MSG_DONTWAIT)
+		})
+		e.stale = false
+	}
+	return e.f.Close()
+}

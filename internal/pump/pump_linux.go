@@ -1,0 +1,156 @@
+package pump
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+)
+
+// turn is how many bytes of the program are sealed before anybody else who wants
+// to send gets a chance.
+const turn = 1 << 20
+
+// Records is a record endpoint: what a TLS socket or connection is. One
+// goroutine calls ReadFrom and CloseWrite, one WriteTo, and Close may come at any
+// time.
+type Records interface {
+	// ReadFrom sends what r has; r never waits (see [End.ReadBuffers]).
+	io.ReaderFrom
+
+	// WriteTo writes what comes to w until the peer's clean end, which is the
+	// nil error.
+	io.WriterTo
+
+	// CloseWrite sends the clean end.
+	CloseWrite() error
+
+	// Close ends the endpoint for every other call, which it interrupts.
+	Close() error
+}
+
+// Pump moves bytes between an endpoint and a plaintext end, in both directions.
+type Pump struct {
+	rec Records
+	end *End
+
+	mu    sync.Mutex // sending: from reading the end until the bytes are committed
+	from  io.LimitedReader
+	turns atomic.Uint64
+
+	closing sync.Once
+}
+
+// New returns a pump that owns both.
+func New(rec Records, end *End) *Pump {
+	return &Pump{rec: rec, end: end}
+}
+
+// Run moves bytes until both directions have ended, the program closed its half,
+// or something failed, and closes the endpoint and the end. The program sees the
+// peer's clean end as one and everything else as an error. send and receive are
+// what the directions ended of, nil for a clean end.
+func (p *Pump) Run() (send, receive error) {
+	watch(p)
+	defer unwatch(p)
+	sent := make(chan error, 1)
+	go func() { sent <- p.send() }()
+	receive = p.receive()
+	send = <-sent
+	if send == nil && receive == nil {
+		p.closing.Do(func() {
+			p.rec.Close()
+			p.end.CloseClean()
+		})
+	} else {
+		p.Close()
+	}
+	return send, receive
+}
+
+// Close ends the pump at once. The program sees an error.
+func (p *Pump) Close() {
+	p.closing.Do(func() {
+		p.rec.Close() // first: it ends the calls that hold the end
+		p.end.Close()
+	})
+}
+
+// send moves what the program writes.
+func (p *Pump) send() error {
+	var err error
+	waitErr := p.end.wait(func() bool {
+		for {
+			var n int64
+			if n, err = p.sendTurn(); err != nil || p.end.Ended() {
+				return true
+			}
+			if n == 0 {
+				return false
+			}
+		}
+	})
+	if err == nil {
+		err = waitErr
+	}
+	if err == nil {
+		err = p.rec.CloseWrite()
+	}
+	if err != nil {
+		// What the peer sent is still worth reading, if the carrier has it.
+		p.end.Refuse()
+		return err
+	}
+	// A program that is gone reads no more either. One that only ended its
+	// writing has gone, as far as this can be seen, when Finish was called too.
+	p.end.gone()
+	p.rec.Close()
+	return nil
+}
+
+// sendTurn sends up to 1 MiB of what the program wrote so far.
+func (p *Pump) sendTurn() (int64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lockedTurn()
+}
+
+func (p *Pump) lockedTurn() (int64, error) {
+	p.turns.Add(1)
+	p.from = io.LimitedReader{R: p.end, N: turn}
+	return p.rec.ReadFrom(&p.from)
+}
+
+// Drain sends everything that the program wrote by now. It may wait for the
+// peer. The locked function, if any, runs before anything else can be sent.
+func (p *Pump) Drain(locked func() error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		n, err := p.lockedTurn()
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			break
+		}
+	}
+	if locked == nil {
+		return nil
+	}
+	return locked()
+}
+
+// receive moves what the peer sends.
+func (p *Pump) receive() error {
+	_, err := p.rec.WriteTo(p.end)
+	if err == nil {
+		return p.end.Finish()
+	}
+	if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, os.ErrClosed) {
+		p.Close()
+	}
+	return err
+}

@@ -31,6 +31,7 @@ type Conn struct {
 	useless uint8  // under rmu: messages that brought nothing, since the last data
 	client  bool
 	foreign bool // state came from another process
+	seen    func(record.ContentType, []byte)
 
 	flags atomic.Uint32 // what is owed, and what is awaited
 }
@@ -109,9 +110,11 @@ func newConn(carrier net.Conn, r handover.Result, err error, opt Options, client
 // NewConn gives a socket with keys in both directions, from a handshake that
 // another library did, the policy of a Conn: alerts, tickets (which it drops),
 // KeyUpdates and close_notify. client says which side of the handshake it was.
-// The Conn can rekey where the keys came with their traffic secrets. The socket
-// must not be used any more. The error is [ErrNoKeys], or what the socket died of.
-func NewConn(s *Socket, client bool) (*Conn, error) {
+// The Conn can rekey where the keys came with their traffic secrets. seen, if not
+// nil, is shown every control record before the Conn acts on it; reading waits
+// for it, and it must not call the Conn nor keep the payload. The socket must not
+// be used any more. The error is [ErrNoKeys], or what the socket died of.
+func NewConn(s *Socket, client bool, seen func(typ record.ContentType, payload []byte)) (*Conn, error) {
 	if err := s.check(); err != nil {
 		return nil, opError("new", s.carrier, err)
 	}
@@ -119,7 +122,7 @@ func NewConn(s *Socket, client bool) (*Conn, error) {
 	if version == 0 || s.recv.Stats().Version.Load() == 0 {
 		return nil, opError("new", s.carrier, ErrNoKeys)
 	}
-	c := &Conn{s: s, client: client, foreign: true}
+	c := &Conn{s: s, client: client, foreign: true, seen: seen}
 	c.state = tls.ConnectionState{Version: uint16(version), CipherSuite: uint16(suite), HandshakeComplete: true}
 	s.duties = c.duties
 	return c, nil

@@ -67,6 +67,9 @@ func (c *Conn) data() error {
 func (c *Conn) control() error {
 	s := c.s
 	typ, b, _ := s.recv.Control()
+	if c.seen != nil {
+		c.seen(typ, b)
+	}
 	var err error
 	switch {
 	case len(c.hand) > 0 && typ != record.Handshake && c.state.Version == tls.VersionTLS13:

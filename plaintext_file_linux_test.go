@@ -322,13 +322,13 @@ func TestNewConnOfASocket(t *testing.T) {
 	}
 	conn := func(carrier net.Conn, send, recv record.Keys, ciphertext []byte, client bool) *aftls.Conn {
 		s := aftls.NewSocket(carrier, aftls.Options{})
-		if _, err := aftls.NewConn(s, client); !errors.Is(err, aftls.ErrNoKeys) {
+		if _, err := aftls.NewConn(s, client, nil); !errors.Is(err, aftls.ErrNoKeys) {
 			t.Error(err)
 		}
 		if err := errors.Join(s.SetKeys(aftls.Send, send), s.SetKeys(aftls.Receive, recv), s.Unread(ciphertext)); err != nil {
 			t.Fatal(err)
 		}
-		c, err := aftls.NewConn(s, client)
+		c, err := aftls.NewConn(s, client, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

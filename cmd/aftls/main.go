@@ -40,6 +40,7 @@ func rootCommand() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.AddCommand(serveCommand(), connectCommand(), benchCommand())
+	root.AddCommand(descriptorCommands()...)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return hint(err, "see '%s --help'", c.CommandPath())
 	})

@@ -61,7 +61,15 @@ type process struct {
 
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{Cmd: command(t, args...), t: t, more: make(chan struct{}, 1), over: make(chan error, 1)}
+	p := &process{Cmd: command(t, args...), t: t}
+	p.begin()
+	return p
+}
+
+func (p *process) begin() {
+	t := p.t
+	t.Helper()
+	p.more, p.over = make(chan struct{}, 1), make(chan error, 1)
 	out, err := p.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -75,10 +83,9 @@ func start(t *testing.T, args ...string) *process {
 	t.Cleanup(func() {
 		p.Process.Kill()
 		if t.Failed() {
-			t.Logf("stderr of %v:\n%s", args, p.errors())
+			t.Logf("stderr of %v:\n%s", p.Args, p.errors())
 		}
 	})
-	return p
 }
 
 // Write collects stderr.

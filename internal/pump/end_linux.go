@@ -236,6 +236,19 @@ func (e *End) gone() {
 	e.raw.Read(func(fd uintptr) bool { return hangup(int(fd), unix.POLLHUP) })
 }
 
+// Mark puts an urgent mark at this place of what the program reads (MSG_OOB;
+// Linux 5.15): poll says POLLPRI, a read stops there, and recv(MSG_OOB) gives b.
+// There can be one at a time.
+func (e *End) Mark(b byte) (err error) {
+	cerr := e.raw.Control(func(fd uintptr) {
+		_, err = unix.SendmsgN(int(fd), []byte{b}, nil, nil, unix.MSG_OOB|unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	})
+	if cerr != nil {
+		return cerr
+	}
+	return os.NewSyscallError("sendmsg", err)
+}
+
 // SetWriteDeadline ends a Write that waits for the program at t; it can be moved.
 func (e *End) SetWriteDeadline(t time.Time) error { return e.f.SetWriteDeadline(t) }
 
@@ -257,16 +270,14 @@ func (e *End) shutdown(how int) (err error) {
 }
 
 // Close closes our half. To a program that still has its own this is an error,
-// ECONNRESET behind what is queued for it, unless both directions came to a
-// clean end: Finish was called, and the program ended its writing and all of
-// that was read.
+// ECONNRESET behind what is queued for it.
 func (e *End) Close() error { return e.f.Close() }
 
-// CloseClean closes our half behind a clean end of both directions. The byte
-// that was kept back is taken out of the queue first; if there is anything
-// behind it the close is an error to the program all the same.
+// CloseClean closes our half as a clean end: the byte that was kept back is taken
+// out of the queue first. If anything lies behind it, which the program wrote and
+// nobody read, the close is an error to the program all the same.
 func (e *End) CloseClean() error {
-	if e.stale && e.ended {
+	if e.stale {
 		e.raw.Control(func(fd uintptr) {
 			var b [1]byte
 			unix.Recvfrom(int(fd), b[:], unix.MSG_DONTWAIT)

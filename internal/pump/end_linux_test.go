@@ -83,15 +83,15 @@ func fd(t testing.TB, e *End) (n int) {
 
 func TestEndClosesWithAnError(t *testing.T) {
 	for name, prepare := range map[string]func(e *End, f *os.File){
-		"at once":               func(*End, *os.File) {},
-		"everything read":       func(e *End, f *os.File) { f.Write([]byte("abc")); e.Read(make([]byte, 10)) },
-		"something unread":      func(e *End, f *os.File) { f.Write([]byte("abc")) },
-		"CloseClean, and alive": func(e *End, f *os.File) { e.CloseClean() },
+		"at once":            func(*End, *os.File) {},
+		"everything read":    func(e *End, f *os.File) { f.Write([]byte("abc")); e.Read(make([]byte, 10)) },
+		"something unread":   func(e *End, f *os.File) { f.Write([]byte("abc")) },
+		"CloseClean, unread": func(e *End, f *os.File) { f.Write([]byte("abc")); e.Write([]byte("data")); e.CloseClean() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, f := pair(t)
 			prepare(e, f)
-			if _, err := e.Write([]byte("data")); name != "CloseClean, and alive" && err != nil {
+			if _, err := e.Write([]byte("data")); name != "CloseClean, unread" && err != nil {
 				t.Fatal(err)
 			}
 			e.Close()

@@ -40,12 +40,14 @@ type Pump struct {
 	from  io.LimitedReader
 	turns atomic.Uint64
 
-	closing sync.Once
+	closing  sync.Once
+	stopping atomic.Bool
+	over     chan struct{} // Run is over
 }
 
 // New returns a pump that owns both.
 func New(rec Records, end *End) *Pump {
-	return &Pump{rec: rec, end: end}
+	return &Pump{rec: rec, end: end, over: make(chan struct{})}
 }
 
 // Run moves bytes until both directions have ended, the program closed its half,
@@ -54,11 +56,15 @@ func New(rec Records, end *End) *Pump {
 // what the directions ended of, nil for a clean end.
 func (p *Pump) Run() (send, receive error) {
 	watch(p)
+	defer close(p.over)
 	defer unwatch(p)
 	sent := make(chan error, 1)
 	go func() { sent <- p.send() }()
 	receive = p.receive()
 	send = <-sent
+	if p.stopping.Load() {
+		return send, receive
+	}
 	if send == nil && receive == nil {
 		p.closing.Do(func() {
 			p.rec.Close()
@@ -95,6 +101,9 @@ func (p *Pump) send() error {
 	if err == nil {
 		err = waitErr
 	}
+	if err = p.stopped(err); err == ErrStopped {
+		return err
+	}
 	if err == nil {
 		err = p.rec.CloseWrite()
 	}
@@ -106,6 +115,9 @@ func (p *Pump) send() error {
 	// A program that is gone reads no more either. One that only ended its
 	// writing has gone, as far as this can be seen, when Finish was called too.
 	p.end.gone()
+	if p.stopping.Load() {
+		return ErrStopped
+	}
 	p.rec.Close()
 	return nil
 }
@@ -146,6 +158,9 @@ func (p *Pump) Drain(locked func() error) error {
 // receive moves what the peer sends.
 func (p *Pump) receive() error {
 	_, err := p.rec.WriteTo(p.end)
+	if err = p.stopped(err); err == ErrStopped {
+		return err
+	}
 	if err == nil {
 		return p.end.Finish()
 	}

@@ -115,6 +115,13 @@ func (c *control) serve(a *Association) {
 	}
 }
 
+func wait(done <-chan error, err error) error {
+	if err != nil {
+		return err
+	}
+	return <-done
+}
+
 // Directions of a message with keys, as TLS_TX and TLS_RX of linux/tls.h.
 const (
 	keysSend    = 1
@@ -126,7 +133,7 @@ const (
 func (c *control) answer(a *Association, m message) (message, error) {
 	switch m.kind {
 	case msgRecord:
-		return message{}, a.SendControl(m.typ, m.body)
+		return message{}, wait(a.SendControl(m.typ, m.body))
 	case msgKeys:
 		k, err := ParseCryptoInfo(m.body)
 		if err != nil {
@@ -143,7 +150,7 @@ func (c *control) answer(a *Association, m message) (message, error) {
 	case msgInfo:
 		return message{kind: msgInfo, body: appendInfo(nil, a.Info())}, nil
 	case msgRekey:
-		return message{}, a.Rekey()
+		return message{}, wait(a.Rekey())
 	case msgOff:
 		state, undelivered, err := a.Off()
 		if err != nil {

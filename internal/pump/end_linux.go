@@ -1,8 +1,10 @@
 package pump
 
 import (
+	"errors"
 	"io"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -23,11 +25,14 @@ type End struct {
 	f   *os.File
 	raw syscall.RawConn
 
+	mu sync.Mutex // reading, which never waits
+
 	// stale says that the first byte of our queue was given out already. It
 	// stays there so that our death is ECONNRESET to the program (unix(7): a
 	// socket closed with something unread resets its peer).
 	stale bool
-	ended bool // the program wrote its last byte
+	ended bool   // the program wrote its last byte
+	given uint64 // bytes given out
 
 	read struct {
 		places [][]byte
@@ -88,16 +93,37 @@ func (e *End) Read(p []byte) (int, error) {
 // wait: the error is io.EOF when there is nothing, and Ended tells whether there
 // will be more.
 func (e *End) ReadBuffers(p [][]byte) (n int, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.read.places = p
 	if err := e.raw.Control(e.control); err != nil {
 		return 0, err
 	}
 	e.read.places = nil
+	e.given += uint64(max(e.read.n, 0))
 	return e.read.n, e.read.err
 }
 
 // Ended reports whether ReadBuffers has found that the program writes no more.
-func (e *End) Ended() bool { return e.ended }
+func (e *End) Ended() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.ended
+}
+
+// Written is how many bytes the program has written so far, given out or not.
+func (e *End) Written() (n uint64, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	cerr := e.raw.Control(func(fd uintptr) {
+		var queued int
+		queued, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+		if n = e.given + uint64(queued); e.stale {
+			n--
+		}
+	})
+	return n, errors.Join(cerr, os.NewSyscallError("ioctl", err))
+}
 
 func (e *End) readFD(fd uintptr) {
 	r := &e.read
@@ -277,6 +303,8 @@ func (e *End) Close() error { return e.f.Close() }
 // out of the queue first. If anything lies behind it, which the program wrote and
 // nobody read, the close is an error to the program all the same.
 func (e *End) CloseClean() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.stale {
 		e.raw.Control(func(fd uintptr) {
 			var b [1]byte

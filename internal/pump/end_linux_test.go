@@ -207,25 +207,38 @@ func TestLingering(t *testing.T) {
 	}
 }
 
-func TestDrain(t *testing.T) {
+// Kick has the endpoint asked although there is nothing to send; Stop leaves
+// everything open.
+func TestKickAndStop(t *testing.T) {
 	e, f := pair(t)
 	rec := &records{closed: make(chan struct{})}
 	p := New(rec, e)
-	f.Write([]byte("before"))
-	err := p.Drain(func() error {
-		f.Write([]byte("behind"))
-		if s := rec.got.String(); s != "before" {
-			t.Errorf("%q", s)
+	over := make(chan error)
+	go func() { send, _ := p.Run(); over <- send }()
+	for range 100 {
+		before := p.turns.Load()
+		p.Kick()
+		for p.turns.Load() == before {
+			runtime.Gosched()
 		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
-	f.Close()
-	go rec.Close()
-	p.Run()
-	if s := rec.got.String(); s != "beforebehind" {
-		t.Errorf("%q", s)
+	f.Write([]byte("data"))
+	f.Write([]byte("data"))
+	if n, err := e.Written(); n != 8 || err != nil {
+		t.Error(n, err)
+	}
+	go p.Stop()
+	for !p.stopping.Load() {
+		runtime.Gosched()
+	}
+	rec.Close() // as the owner of the endpoint has to
+	if err := <-over; err != ErrStopped {
+		t.Error(err)
+	}
+	if _, err := e.Write([]byte("x")); err != nil {
+		t.Error(err)
+	}
+	if n, err := e.Written(); n != 8 || err != nil {
+		t.Error(n, err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // turn is how many bytes of the program are sealed before anybody else who wants
@@ -36,7 +37,6 @@ type Pump struct {
 	rec Records
 	end *End
 
-	mu    sync.Mutex // sending: from reading the end until the bytes are committed
 	from  io.LimitedReader
 	turns atomic.Uint64
 
@@ -87,7 +87,7 @@ func (p *Pump) Close() {
 // send moves what the program writes.
 func (p *Pump) send() error {
 	var err error
-	waitErr := p.end.wait(func() bool {
+	try := func() bool {
 		for {
 			var n int64
 			if n, err = p.sendTurn(); err != nil || p.end.Ended() {
@@ -97,12 +97,24 @@ func (p *Pump) send() error {
 				return false
 			}
 		}
-	})
-	if err == nil {
-		err = waitErr
 	}
-	if err = p.stopped(err); err == ErrStopped {
-		return err
+	for {
+		waitErr := p.end.wait(try)
+		if err == nil {
+			err = waitErr
+		}
+		if err = p.stopped(err); err == ErrStopped {
+			return err
+		}
+		if waitErr == nil || !errors.Is(waitErr, os.ErrDeadlineExceeded) {
+			break
+		}
+		// It was Kick. Another one from here on is another turn.
+		p.end.f.SetReadDeadline(time.Time{})
+		err = nil
+		if p.stopping.Load() {
+			return ErrStopped
+		}
 	}
 	if err == nil {
 		err = p.rec.CloseWrite()
@@ -124,36 +136,14 @@ func (p *Pump) send() error {
 
 // sendTurn sends up to 1 MiB of what the program wrote so far.
 func (p *Pump) sendTurn() (int64, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.lockedTurn()
-}
-
-func (p *Pump) lockedTurn() (int64, error) {
 	p.turns.Add(1)
 	p.from = io.LimitedReader{R: p.end, N: turn}
 	return p.rec.ReadFrom(&p.from)
 }
 
-// Drain sends everything that the program wrote by now. It may wait for the
-// peer. The locked function, if any, runs before anything else can be sent.
-func (p *Pump) Drain(locked func() error) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for {
-		n, err := p.lockedTurn()
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			break
-		}
-	}
-	if locked == nil {
-		return nil
-	}
-	return locked()
-}
+// Kick has the endpoint's ReadFrom called although the program may have written
+// nothing.
+func (p *Pump) Kick() { p.end.f.SetReadDeadline(time.Unix(1, 0)) }
 
 // receive moves what the peer sends.
 func (p *Pump) receive() error {

@@ -1,19 +1,16 @@
 package pump
 
-import (
-	"errors"
-	"time"
-)
+import "errors"
 
 // ErrStopped is what the directions of a pump end of after Stop.
 var ErrStopped = errors.New("pump: stopped")
 
 // Stop ends Run without closing anything: the endpoint, which must have been
 // made to return from WriteTo, and the end are the caller's. What the program
-// wrote and was not sent stays in the end; Drain sends it before.
+// wrote and was not sent stays in the end.
 func (p *Pump) Stop() {
 	p.stopping.Store(true)
-	p.end.f.SetReadDeadline(time.Unix(1, 0))
+	p.Kick()
 	<-p.over
 }
 

@@ -1,0 +1,312 @@
+package afd
+
+import (
+	"errors"
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/aftls/aftls"
+	"github.com/aftls/aftls/record"
+)
+
+// The receiving side of an association: from the carrier to the program, with
+// control records, new keys and pauses between.
+
+// WriteTo gives the program what the peer sent. It is nil at the clean end.
+func (a *Association) WriteTo(w io.Writer) (int64, error) {
+	n, err := a.receive(&delivery{a: a, w: w})
+	if err != nil {
+		a.mu.Lock()
+		a.failure = err
+		a.mu.Unlock()
+	}
+	return n, err
+}
+
+// Failure is what the receiving side ended of, nil while it lives and at a clean
+// end.
+func (a *Association) Failure() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.failure
+}
+
+func (a *Association) receive(d *delivery) (int64, error) {
+	for {
+		if err := a.await(); err != nil {
+			return d.n, err
+		}
+		var err error
+		switch {
+		case a.policyConn() != nil:
+			_, err = a.policyConn().WriteTo(d)
+		case a.isKeyed(aftls.Receive):
+			_, err = a.sock.WriteTo(d)
+			if errors.Is(err, aftls.ErrControl) {
+				err = a.control()
+				if err == nil {
+					continue
+				}
+			}
+		default:
+			err = a.pass(d)
+		}
+		switch {
+		case err == nil, err == io.EOF:
+			return d.n, nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			// Somebody wants the receiving side for itself.
+		case a.policy == AsLinux && isTruncated(err):
+			return d.n, nil
+		default:
+			return d.n, err
+		}
+	}
+}
+
+func isTruncated(err error) bool {
+	_, ok := errors.AsType[*aftls.TruncatedError](err)
+	return ok
+}
+
+func (a *Association) isKeyed(d aftls.Direction) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.keyed[d]
+}
+
+// await waits until the receiving side may go on.
+func (a *Association) await() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for {
+		switch {
+		case a.closed:
+			return os.ErrClosed
+		case a.pause:
+			a.paused = true
+			a.changed.Broadcast()
+			a.changed.Wait()
+			a.paused = false
+		case a.held != nil, a.expired, !a.keyed[aftls.Receive] && a.policy != AsLinux:
+			a.changed.Wait()
+		default:
+			return nil
+		}
+	}
+}
+
+// whilePaused runs do while the receiving side stands still.
+func (a *Association) whilePaused(do func() error) error {
+	a.setting.Lock()
+	defer a.setting.Unlock()
+	past := time.Unix(1, 0)
+	a.mu.Lock()
+	a.pause = true
+	a.changed.Broadcast()
+	a.mu.Unlock()
+	a.carrier.SetReadDeadline(past)
+	a.end.SetWriteDeadline(past)
+	a.mu.Lock()
+	for !a.paused && !a.closed {
+		a.changed.Wait()
+	}
+	closed := a.closed
+	a.mu.Unlock()
+	err := error(os.ErrClosed)
+	if !closed {
+		a.carrier.SetReadDeadline(time.Time{})
+		a.end.SetWriteDeadline(time.Time{})
+		err = do()
+	}
+	a.mu.Lock()
+	a.pause = false
+	a.changed.Broadcast()
+	a.mu.Unlock()
+	return err
+}
+
+// delivery writes to the program. What it does not take before the receiving
+// side is paused is kept and comes first afterwards: nothing is lost.
+type delivery struct {
+	a *Association
+	w io.Writer
+	n int64
+}
+
+func (d *delivery) Write(p []byte) (int, error) {
+	whole := len(p)
+	for len(d.a.rest) > 0 || len(p) > 0 {
+		b := &p
+		if len(d.a.rest) > 0 {
+			b = &d.a.rest
+		}
+		n, err := d.w.Write(*b)
+		*b = (*b)[n:]
+		d.n += int64(n)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			d.a.rest = append(d.a.rest, p...)
+			return whole, nil
+		}
+		if err != nil {
+			return whole - len(p), err
+		}
+	}
+	d.a.rest = nil
+	return whole, nil
+}
+
+// pass gives the program the bytes of a direction without keys.
+func (a *Association) pass(d *delivery) error {
+	b := make([]byte, record.MaxPlaintext)
+	for {
+		if len(a.rest) > 0 {
+			if _, err := d.Write(nil); err != nil {
+				return err
+			}
+		}
+		n, err := a.carrier.Read(b)
+		if n > 0 {
+			if _, err := d.Write(b[:n]); err != nil {
+				return err
+			}
+			continue
+		}
+		return err
+	}
+}
+
+// control gives the program the control record that is next.
+func (a *Association) control() error {
+	b := make([]byte, record.MaxPlaintext)
+	offset := a.sock.Info().Receive.Bytes
+	typ, n, err := a.sock.ReadRecord(b)
+	if err != nil {
+		return err
+	}
+	b = b[:n]
+	if a.keyUpdate(typ, b) {
+		a.mu.Lock()
+		a.expired = true
+		a.mu.Unlock()
+	}
+	c := Control{typ, b, offset}
+	if a.taker == nil {
+		a.hold(c)
+	} else if err := a.taker.Take(c); err != nil {
+		return err
+	}
+	if typ == record.AlertRecord && n == 2 && a.policy == Theirs {
+		if record.Alert(b[1]) == record.CloseNotify {
+			return io.EOF
+		}
+		if b[0] == record.LevelFatal {
+			return &aftls.AlertError{Alert: record.Alert(b[1])}
+		}
+	}
+	return nil
+}
+
+// hold keeps a control record until TakeControl has all of it, and marks its
+// place in the stream: the program is woken, and its read stops there.
+func (a *Association) hold(c Control) {
+	a.mu.Lock()
+	a.held = &c
+	a.mu.Unlock()
+	a.end.Mark(byte(c.Type))
+}
+
+// TakeControl returns up to n bytes of the control record that reading stopped
+// at, and whether that is the rest of it; with peek it stays. ok is false when
+// there is none. The caller takes the mark out of the program's descriptor.
+func (a *Association) TakeControl(n int, peek bool) (c Control, all, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.held == nil {
+		return c, false, false
+	}
+	c = *a.held
+	n = min(n, len(c.Payload))
+	all = n == len(c.Payload)
+	c.Payload = c.Payload[:n:n]
+	if !peek {
+		if all {
+			a.held = nil
+			a.changed.Broadcast()
+		} else {
+			a.held.Payload = a.held.Payload[n:]
+		}
+	}
+	return c, all, true
+}
+
+// Expired reports whether reading waits for the keys behind a KeyUpdate.
+func (a *Association) Expired() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.expired && a.held == nil
+}
+
+// keyUpdate reports whether the record changes the keys of what is behind it.
+// The kernel looks at the first byte only, and so do we.
+func (a *Association) keyUpdate(typ record.ContentType, b []byte) bool {
+	return typ == record.Handshake && len(b) > 0 && b[0] == 24 && a.sock.Info().Receive.Version == record.TLS13
+}
+
+// SetReceiveKeys keys what comes from now on. takeBack returns what the program
+// has not read of what was passed to it without keys: it is ciphertext.
+func (a *Association) SetReceiveKeys(k record.Keys, takeBack func() ([]byte, error)) error {
+	err := a.whilePaused(func() error {
+		if !a.isKeyed(aftls.Receive) {
+			var unread []byte
+			if a.policy == AsLinux && takeBack != nil {
+				var err error
+				if unread, err = takeBack(); err != nil {
+					return err
+				}
+			}
+			if err := a.sock.SetKeys(aftls.Receive, k); err != nil {
+				return err
+			}
+			if err := a.sock.Unread(append(unread, a.rest...)); err != nil {
+				return err
+			}
+			a.rest = nil
+		} else if err := a.sock.SetKeys(aftls.Receive, k); err != nil {
+			return err
+		}
+		a.mu.Lock()
+		a.keyed[aftls.Receive], a.expired = true, false
+		a.mu.Unlock()
+		return nil
+	})
+	if err != nil || !a.adoptable() {
+		return err
+	}
+	return wait(a.behind(func() error { return a.whilePaused(a.adopt) }))
+}
+
+// Replace sets the next keys of a direction that has keys (RFC 8446, 7.2). The
+// errors are those of Linux 6.14: EBUSY in TLS 1.2, and EINVAL for another version
+// or cipher.
+func (a *Association) Replace(d aftls.Direction, k record.Keys) error {
+	info := a.Info().Send
+	if d == aftls.Receive {
+		info = a.Info().Receive
+	}
+	switch {
+	case a.policyConn() != nil:
+		return refuse(syscall.EBUSY, "this association rekeys by itself")
+	case info.Version != k.Version || info.Suite != k.Suite:
+		return refuse(syscall.EINVAL, "the version and the cipher of an association cannot be changed")
+	case info.Version != record.TLS13:
+		return refuse(syscall.EBUSY, "TLS 1.2 cannot rekey")
+	}
+	k.Epoch = info.Epoch + 1
+	if d == aftls.Send {
+		return wait(a.SetSendKeys(k))
+	}
+	return a.SetReceiveKeys(k, nil)
+}

@@ -1,0 +1,315 @@
+package afd
+
+import (
+	"errors"
+	"io"
+	"syscall"
+
+	"github.com/aftls/aftls"
+	"github.com/aftls/aftls/internal/pump"
+	"github.com/aftls/aftls/record"
+)
+
+// The sending side of an association: from the program to the carrier.
+//
+// What else is to happen in this direction (a control record, new keys, the type
+// of the next record) has its place in the stream: behind everything that the
+// program had written when it asked. It is an event at an offset, and whoever
+// asks need not wait until a slow peer has taken what comes before.
+
+// sending is under the association's mu, but for the offset, which only the pump
+// moves.
+type sending struct {
+	events []event
+	over   error // no more events: why
+
+	armed nextRecord
+	raw   []byte // buffer of a direction without keys, for one turn
+}
+
+// event is what happens when so many bytes of the program are committed.
+type event struct {
+	offset uint64
+	do     func() error
+	done   chan error // has room for one
+}
+
+// nextRecord is the type that was armed for the next bytes of the program.
+type nextRecord struct {
+	typ  record.ContentType
+	left int // bytes
+	got  []byte
+}
+
+// maxEvents is how many may wait for a slow peer.
+const maxEvents = 64
+
+// ErrBusy is the answer while too many events wait.
+var ErrBusy = refuse(syscall.EAGAIN, "too many control records wait for the peer to read")
+
+// behind has do called behind everything that the program has written by now. The
+// result comes on done.
+func (a *Association) behind(do func() error) (done <-chan error, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var offset uint64
+	if a.keyed[aftls.Send] || a.policy == AsLinux {
+		if offset, err = a.end.Written(); err != nil {
+			return nil, err
+		}
+	} // else the bytes wait for this event: it may be their keys
+	return a.at(offset, do)
+}
+
+// at has do called at an offset. It is called under mu.
+func (a *Association) at(offset uint64, do func() error) (<-chan error, error) {
+	if a.sending.over != nil {
+		return nil, a.sending.over
+	}
+	if len(a.sending.events) >= maxEvents {
+		return nil, ErrBusy
+	}
+	e := event{offset, do, make(chan error, 1)}
+	a.sending.events = append(a.sending.events, e)
+	a.pump.Kick()
+	return e.done, nil
+}
+
+// nextEvent returns the event that is due at offset, or how far it is to the next
+// one.
+func (a *Association) nextEvent(offset uint64) (e event, due bool, left uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	left = ^uint64(0)
+	if ev := a.sending.events; len(ev) > 0 {
+		if ev[0].offset <= offset {
+			a.sending.events = ev[1:]
+			return ev[0], true, 0
+		}
+		left = ev[0].offset - offset
+	}
+	return event{}, false, left
+}
+
+// endSending answers all events that did not happen, and those to come.
+func (a *Association) endSending(why error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.sending.over == nil {
+		a.sending.over = why
+	}
+	for _, e := range a.sending.events {
+		e.done <- a.sending.over
+	}
+	a.sending.events = nil
+}
+
+var errEnded = refuse(syscall.EPIPE, "the sending direction has ended")
+
+// ReadFrom sends what the program wrote: the pump calls it with the end.
+func (a *Association) ReadFrom(r io.Reader) (total int64, err error) {
+	whole := r.(*io.LimitedReader)
+	for {
+		e, due, left := a.nextEvent(a.sent)
+		if due {
+			err := e.do()
+			e.done <- err
+			if err != nil && isFatal(err) {
+				return total, err
+			}
+			continue
+		}
+		part := *whole
+		part.N = int64(min(uint64(whole.N), left))
+		n, err := a.sendSome(&part)
+		whole.N -= n
+		total += n
+		a.sent += uint64(n)
+		if err != nil {
+			return total, err
+		}
+		if n == 0 || whole.N <= 0 {
+			if _, due, _ := a.peekEvent(); !due {
+				return total, nil
+			}
+		}
+	}
+}
+
+func (a *Association) peekEvent() (e event, due bool, left uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if ev := a.sending.events; len(ev) > 0 && ev[0].offset <= a.sent {
+		return ev[0], true, 0
+	}
+	return event{}, false, 0
+}
+
+// isFatal reports whether the error of an event ends the direction: what the
+// program asked wrongly does not.
+func isFatal(err error) bool {
+	_, ours := errors.AsType[*refusal](err)
+	return !ours && !errors.Is(err, aftls.ErrKeyReuse) && !errors.Is(err, aftls.ErrRecordType) && !errors.Is(err, aftls.ErrNoRekey)
+}
+
+// sendSome sends up to so many bytes under the keys of now.
+func (a *Association) sendSome(r *io.LimitedReader) (int64, error) {
+	switch {
+	case a.sending.armed.left > 0:
+		return a.sendArmed(r)
+	case a.policyConn() != nil:
+		return a.policyConn().ReadFrom(r)
+	case a.isKeyed(aftls.Send):
+		return a.sock.ReadFrom(r)
+	case a.policy == AsLinux:
+		return a.sendRaw(r)
+	}
+	return 0, nil // it waits for the keys
+}
+
+// sendRaw passes bytes of a direction without keys.
+func (a *Association) sendRaw(r *io.LimitedReader) (total int64, err error) {
+	b := make([]byte, min(record.MaxPlaintext, r.N))
+	for r.N > 0 {
+		n, err := r.Read(b[:min(int64(len(b)), r.N)])
+		if n == 0 {
+			if err == io.EOF {
+				err = nil
+			}
+			return total, err
+		}
+		if _, err := a.carrier.Write(b[:n]); err != nil {
+			return total, err
+		}
+		total += int64(n)
+	}
+	return total, nil
+}
+
+// sendArmed collects the bytes of the record that was armed.
+func (a *Association) sendArmed(r *io.LimitedReader) (int64, error) {
+	armed := &a.sending.armed
+	b := make([]byte, min(int64(armed.left), r.N))
+	n, err := r.Read(b)
+	if n == 0 {
+		if err == io.EOF {
+			err = nil
+		}
+		return 0, err
+	}
+	armed.got = append(armed.got, b[:n]...)
+	if armed.left -= n; armed.left > 0 {
+		return int64(n), nil
+	}
+	next := *armed
+	*armed = nextRecord{}
+	return int64(n), a.writeRecord(next.typ, next.got)
+}
+
+func (a *Association) writeRecord(typ record.ContentType, b []byte) error {
+	if c := a.policyConn(); c != nil {
+		return c.WriteRecord(typ, b)
+	}
+	return a.sock.WriteRecord(typ, b)
+}
+
+// SendControl sends a control record behind everything that the program wrote so
+// far. It does not wait: done tells what came of it.
+func (a *Association) SendControl(typ record.ContentType, b []byte) (done <-chan error, err error) {
+	if len(b) > record.MaxPlaintext {
+		return nil, refuse(syscall.EMSGSIZE, "a record holds at most %d bytes", record.MaxPlaintext)
+	}
+	b = append([]byte(nil), b...)
+	return a.behind(func() error { return a.writeRecord(typ, b) })
+}
+
+// Arm makes one record of the type of the next n bytes that the program writes.
+func (a *Association) Arm(typ record.ContentType, n int) (done <-chan error, err error) {
+	if n < 1 || n > record.MaxPlaintext {
+		return nil, refuse(syscall.EINVAL, "a record holds 1 to %d bytes", record.MaxPlaintext)
+	}
+	return a.behind(func() error {
+		if a.sending.armed.left > 0 {
+			return refuse(syscall.EBUSY, "the record that was armed before is not written yet")
+		}
+		a.sending.armed = nextRecord{typ: typ, left: n}
+		return nil
+	})
+}
+
+// SetSendKeys keys what the program writes from now on; the first keys of an
+// association that does not pass bytes without keys hold for all that it wrote. k
+// is copied.
+func (a *Association) SetSendKeys(k record.Keys) (done <-chan error, err error) {
+	k = k.Clone()
+	return a.behind(func() error {
+		defer k.Wipe()
+		if err := a.sock.SetKeys(aftls.Send, k); err != nil {
+			return err
+		}
+		a.mu.Lock()
+		a.keyed[aftls.Send] = true
+		a.mu.Unlock()
+		if a.adoptable() {
+			return a.whilePaused(a.adopt)
+		}
+		return nil
+	})
+}
+
+// Rekey sends a KeyUpdate and asks for one, where traffic secrets are known.
+func (a *Association) Rekey() (done <-chan error, err error) {
+	c := a.policyConn()
+	if c == nil {
+		return nil, refuse(syscall.EOPNOTSUPP, "only an association with traffic secrets can rekey by itself")
+	}
+	return a.behind(func() error { return c.Rekey(true) })
+}
+
+// CloseWrite ends the sending direction: the pump calls it when the program has
+// ended its writing and all of that is sent.
+func (a *Association) CloseWrite() error {
+	a.endSending(errEnded)
+	switch {
+	case a.policyConn() != nil:
+		return a.policyConn().CloseWrite()
+	case a.policy != AsLinux && a.isKeyed(aftls.Send):
+		err := a.sock.WriteRecord(record.AlertRecord, []byte{record.LevelWarning, byte(record.CloseNotify)})
+		if err != nil && !errors.Is(err, aftls.ErrShutdown) {
+			return err
+		}
+	}
+	return a.carrier.CloseWrite()
+}
+
+// Off takes the association out: what the program wrote is sent, the pump stops,
+// and the carrier is the program's again. undelivered is data that was opened
+// and did not reach the program's descriptor; that is at its end after it.
+func (a *Association) Off() (state *aftls.State, undelivered []byte, err error) {
+	done, err := a.behind(func() error { return nil })
+	if err == nil {
+		err = <-done
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	err = a.whilePaused(func() error {
+		a.mu.Lock()
+		undelivered, a.rest = a.rest, nil
+		a.closed = true // await ends, and so does the pump's receiving side
+		a.changed.Broadcast()
+		a.mu.Unlock()
+		a.pump.Stop()
+		a.endSending(pump.ErrStopped)
+		if c := a.policyConn(); c != nil {
+			state, err = c.Detach()
+		} else {
+			state, err = a.sock.Detach()
+		}
+		a.end.Finish()
+		a.end.CloseClean()
+		a.carrier.Release()
+		return err
+	})
+	return state, undelivered, err
+}

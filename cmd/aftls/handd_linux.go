@@ -19,7 +19,7 @@ import (
 
 // descriptorCommands are the commands for programs that hold descriptors.
 func descriptorCommands() []*cobra.Command {
-	return []*cobra.Command{handdCommand()}
+	return append(runCommands(), handdCommand())
 }
 
 type handdFlags struct {

@@ -23,6 +23,11 @@ type hinted struct {
 func (h *hinted) Error() string { return h.err.Error() }
 func (h *hinted) Unwrap() error { return h.err }
 
+// exitCode is an error that only carries the exit code of a program.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
 // hint adds what to do to err; nil stays nil.
 func hint(err error, format string, args ...any) error {
 	if err == nil {
@@ -56,6 +61,9 @@ func run(ctx context.Context, args []string) int {
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
+	}
+	if code, ok := errors.AsType[exitCode](err); ok {
+		return int(code)
 	}
 	// cobra puts its suggestions for a misspelt command behind the error.
 	line, suggestion, _ := strings.Cut(err.Error(), "\n")

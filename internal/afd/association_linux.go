@@ -1,6 +1,8 @@
 package afd
 
 import (
+	"errors"
+	"net"
 	"sync"
 
 	"github.com/aftls/aftls"
@@ -100,6 +102,16 @@ func (a *Association) Start(send, receive record.Keys, unread []byte) error {
 	return a.adopt()
 }
 
+// StartDirection keys one direction before Run. The other one passes bytes as they
+// are until it has keys (policy AsLinux).
+func (a *Association) StartDirection(d aftls.Direction, k record.Keys) error {
+	if err := a.sock.SetKeys(d, k); err != nil {
+		return err
+	}
+	a.keyed[d] = true
+	return nil
+}
+
 // adoptable reports whether the socket is to become a conn: control records are
 // ours, and both directions have keys now.
 func (a *Association) adoptable() bool {
@@ -141,10 +153,10 @@ func (a *Association) Run() error {
 	if send == pump.ErrStopped || receive == pump.ErrStopped {
 		return pump.ErrStopped
 	}
-	if receive != nil {
+	if receive != nil && !(send == nil && errors.Is(receive, net.ErrClosed)) {
 		return receive
 	}
-	return send
+	return send // the program closed its half, and with it what was still to come
 }
 
 // CloseNow ends the association. The program sees an error, and the socket that

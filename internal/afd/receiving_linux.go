@@ -242,6 +242,23 @@ func (a *Association) TakeControl(n int, peek bool) (c Control, all, ok bool) {
 	return c, all, true
 }
 
+// Inline gives the program the control record that it stopped at as the next
+// bytes of its descriptor.
+func (a *Association) Inline() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.held == nil {
+		return refuse(syscall.EAGAIN, "there is no control record")
+	}
+	// The receiving side waits for it to be taken: nobody else writes.
+	if _, err := a.end.Write(a.held.Payload); err != nil {
+		return err
+	}
+	a.held = nil
+	a.changed.Broadcast()
+	return nil
+}
+
 // Expired reports whether reading waits for the keys behind a KeyUpdate.
 func (a *Association) Expired() bool {
 	a.mu.Lock()

@@ -51,7 +51,7 @@ func (e carrierError) Unwrap() error { return e.errno }
 
 // NewCarrier takes fd, a connected TCP socket, unless it returns an error.
 func NewCarrier(fd int) (*Carrier, error) {
-	if err := checkCarrier(fd); err != nil {
+	if err := CheckCarrier(fd); err != nil {
 		return nil, err
 	}
 	c := &Carrier{fd: fd}
@@ -88,7 +88,8 @@ func NewCarrier(fd int) (*Carrier, error) {
 	return c, nil
 }
 
-func checkCarrier(fd int) error {
+// CheckCarrier says why fd cannot be a carrier, or nil.
+func CheckCarrier(fd int) error {
 	typ, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
 	if err != nil {
 		if err == unix.ENOTSOCK {

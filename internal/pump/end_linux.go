@@ -314,3 +314,11 @@ func (e *End) CloseClean() error {
 	}
 	return e.f.Close()
 }
+
+// Gone reports whether the program has closed its half.
+func (e *End) Gone() (gone bool) {
+	if e.raw.Control(func(fd uintptr) { gone = hangup(int(fd), unix.POLLHUP) }) != nil {
+		return true
+	}
+	return gone
+}

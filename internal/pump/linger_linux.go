@@ -3,8 +3,6 @@ package pump
 import (
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A program that closes its half leaves bytes behind, as with any socket, and
@@ -72,9 +70,7 @@ func overdue() (over []*Pump) {
 	defer l.mu.Unlock()
 	for p, w := range l.pumps {
 		turns := p.turns.Load()
-		gone := false
-		p.end.raw.Control(func(fd uintptr) { gone = hangup(int(fd), unix.POLLHUP) })
-		if !gone || turns != w.turns {
+		if !p.end.Gone() || turns != w.turns {
 			w.turns, w.ticks = turns, 0
 			continue
 		}

@@ -1,0 +1,136 @@
+package afd
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/aftls/aftls"
+	"github.com/aftls/aftls/internal/pump"
+	"github.com/aftls/aftls/internal/seccomp"
+	"github.com/aftls/aftls/record"
+	"golang.org/x/sys/unix"
+)
+
+// swap makes the TCP socket at fd of the program a TLS socket, with its first
+// keys: it puts one half of a pair in its place, under the same number and in
+// every epoll instance. Until the pair is in place nothing has changed; if
+// anything fails behind that the TCP socket is shut down.
+//
+// Whoever else holds the TCP socket would go on with plaintext. So nobody may.
+func (s *Supervisor) swap(n *seccomp.Notification, fd int, cookie uint64, d aftls.Direction, k record.Keys) error {
+	inode, err := n.Inode(fd)
+	if err != nil {
+		return err
+	}
+	tcp, err := n.GetFD(fd)
+	if err != nil {
+		return err
+	}
+	ours := true // to be closed here
+	defer func() {
+		if ours {
+			unix.Close(tcp)
+		}
+	}()
+	if now, err := unix.GetsockoptUint64(tcp, unix.SOL_SOCKET, unix.SO_COOKIE); err != nil || now != cookie {
+		return unix.ENOPROTOOPT // another socket, which has the number of a closed one
+	}
+	if err := pump.CheckCarrier(tcp); err != nil {
+		return err
+	}
+	holders, err := s.process.Holders(inode)
+	if err != nil || len(holders) != 1 {
+		s.log("a TCP socket that has %d descriptors in the program cannot become a TLS socket: keep one of them", len(holders))
+		s.refused()
+		return unix.EBUSY
+	}
+	flags, err := n.FileFlags(fd)
+	if err != nil {
+		return err
+	}
+	end, theirs, err := pump.NewPair()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	t := &tlsSocket{s: s, linux: true, end: end}
+	if t.inode, err = socketInode(theirs); err == nil && flags&unix.O_NONBLOCK != 0 {
+		err = setNonblock(theirs)
+	}
+	if err == nil {
+		err = copyOptions(tcp, theirs)
+	}
+	if err != nil {
+		end.Close()
+		return err
+	}
+	t.mu.Lock() // another thread of the program may be quick
+	defer t.mu.Unlock()
+	s.register(t)
+	if _, err := n.AddFD(int(theirs.Fd()), fd, flags&unix.O_CLOEXEC != 0); err != nil {
+		s.unregister(t)
+		end.Close()
+		return err
+	}
+	s.mu.Lock()
+	delete(s.ulp, inode)
+	s.mu.Unlock()
+
+	// The TCP socket is ours alone.
+	err = t.become(tcp, theirs, d, k)
+	if err != nil {
+		unix.Shutdown(tcp, unix.SHUT_RDWR)
+		s.unregister(t)
+		end.Close()
+		s.refused()
+		return fmt.Errorf("afd: the connection was ended: %w", err)
+	}
+	ours = false
+	s.run(t)
+	return nil
+}
+
+func (t *tlsSocket) become(tcp int, theirs *os.File, d aftls.Direction, k record.Keys) error {
+	if _, err := t.s.process.MoveEpoll(tcp, int(theirs.Fd())); err != nil {
+		return err
+	}
+	if err := unix.SetNonblock(tcp, true); err != nil {
+		return err
+	}
+	carrier, err := pump.NewCarrier(tcp)
+	if err != nil {
+		return err
+	}
+	t.attach(carrier)
+	if err := t.a.StartDirection(d, k); err != nil {
+		return err
+	}
+	t.keys[d] = k.Clone()
+	return nil
+}
+
+func (s *Supervisor) refused() {
+	s.mu.Lock()
+	s.stats.Refused++
+	s.mu.Unlock()
+}
+
+// copyOptions gives the new socket what the program set on the old one and what
+// a Unix socket knows too.
+func copyOptions(from int, to *os.File) error {
+	fd := int(to.Fd())
+	for _, name := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
+		tv, err := unix.GetsockoptTimeval(from, unix.SOL_SOCKET, name)
+		if err == nil && (tv.Sec != 0 || tv.Usec != 0) {
+			err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, name, tv)
+		}
+		if err != nil {
+			return os.NewSyscallError("setsockopt", err)
+		}
+	}
+	lowat, err := unix.GetsockoptInt(from, unix.SOL_SOCKET, unix.SO_RCVLOWAT)
+	if err == nil && lowat > 1 {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVLOWAT, lowat)
+	}
+	return os.NewSyscallError("setsockopt", err)
+}

@@ -3,7 +3,9 @@ package afd
 import (
 	"errors"
 	"net"
+	"os"
 	"sync"
+	"syscall"
 
 	"github.com/aftls/aftls"
 	"github.com/aftls/aftls/internal/pump"
@@ -153,10 +155,14 @@ func (a *Association) Run() error {
 	if send == pump.ErrStopped || receive == pump.ErrStopped {
 		return pump.ErrStopped
 	}
-	if receive != nil && !(send == nil && errors.Is(receive, net.ErrClosed)) {
+	if receive != nil && !(send == nil && isClosed(receive)) {
 		return receive
 	}
 	return send // the program closed its half, and with it what was still to come
+}
+
+func isClosed(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrClosed) || errors.Is(err, syscall.EPIPE)
 }
 
 // CloseNow ends the association. The program sees an error, and the socket that

@@ -160,7 +160,16 @@ func (a *Association) sendSome(r *io.LimitedReader) (int64, error) {
 	case a.policyConn() != nil:
 		return a.policyConn().ReadFrom(r)
 	case a.isKeyed(aftls.Send):
-		return a.sock.ReadFrom(r)
+		n, err := a.sock.ReadFrom(r)
+		if n == 0 && errors.Is(err, aftls.ErrShutdown) {
+			// The program sent close_notify itself: only data behind it is
+			// an error.
+			var b [1]byte
+			if m, _ := r.Read(b[:]); m == 0 {
+				err = nil
+			}
+		}
+		return n, err
 	case a.policy == AsLinux:
 		return a.sendRaw(r)
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -18,7 +19,20 @@ import (
 // processes, with real signals and exit codes.
 const asCommand = "AFTLS_TEST_COMMAND"
 
+// programs are what the test binary is when it is started as a program of
+// 'aftls run': with "test-program" and a name as its first arguments.
+var programs = map[string]func(args []string) error{}
+
+const asTestProgram = "test-program"
+
 func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == asTestProgram {
+		if err := programs[os.Args[2]](os.Args[3:]); err != nil {
+			fmt.Fprintln(os.Stderr, "program:", err)
+			os.Exit(3)
+		}
+		return
+	}
 	if os.Getenv(asCommand) != "" {
 		os.Exit(run(context.Background(), os.Args[1:]))
 	}

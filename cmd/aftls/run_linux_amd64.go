@@ -77,4 +77,3 @@ func runProgram(stderr io.Writer, args []string, f runFlags) error {
 	}
 	return nil
 }
-

@@ -288,7 +288,11 @@ func (a *Association) CloseWrite() error {
 			return err
 		}
 	}
-	return a.carrier.CloseWrite()
+	err := a.carrier.CloseWrite()
+	if a.policy == AsLinux && errors.Is(err, syscall.ENOTCONN) {
+		return nil // the peer has reset it meanwhile; close(2) does not say so either
+	}
+	return err
 }
 
 // Off takes the association out: what the program wrote is sent, the pump stops,

@@ -254,7 +254,8 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	if c.pass != nil {
 		return c.pass.writeTo(w)
 	}
-	return writeTo(w, c.WaitRead, c.Read)
+	n, err := c.s.writeTo(w, c.control, c.data)
+	return n, opErrorOf("read", c.s, err)
 }
 
 // Write seals p in records of up to 16384 bytes, smaller ones at the start and

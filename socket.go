@@ -314,20 +314,23 @@ func (s *Socket) waitRead() error {
 }
 
 // WriteTo writes application data to w until the stream ends or a control
-// record is next, for which the error is [ErrControl]. Data that was read when
-// w fails is lost.
+// record is next, for which the error is [ErrControl]. Data that was read when w
+// fails is lost.
 func (s *Socket) WriteTo(w io.Writer) (n int64, err error) {
-	return writeTo(w, s.WaitRead, s.Read)
+	n, err = s.writeTo(w, func() error { return ErrControl }, func() error { return nil })
+	return n, opErrorOf("read", s, err)
 }
 
-// writeTo keeps no lock while w is written to: w may be slow for ever.
-func writeTo(w io.Writer, wait func() error, read func([]byte) (int, error)) (n int64, err error) {
+// writeTo is WriteTo; control is called at a control record, and data behind
+// every read that brought some, both under rmu. No lock is kept while w is
+// written to: w may be slow for ever. No buffer is kept while nothing comes.
+func (s *Socket) writeTo(w io.Writer, control, data func() error) (n int64, err error) {
 	for {
-		if err := wait(); err != nil {
-			return n, noEOF(err)
+		if err := s.await(); err != nil {
+			return n, err
 		}
 		b := soft.Lend()
-		m, rerr := read(b)
+		m, rerr := s.tryRead(b, control, data)
 		var wrote int
 		if m > 0 {
 			wrote, err = w.Write(b[:m])
@@ -336,13 +339,59 @@ func writeTo(w io.Writer, wait func() error, read func([]byte) (int, error)) (n 
 		soft.Return(b)
 		switch {
 		case err != nil:
-			return n, err
+			return n, &writerError{err}
 		case wrote < m:
-			return n, io.ErrShortWrite
+			return n, &writerError{io.ErrShortWrite}
 		case rerr != nil:
-			return n, noEOF(rerr)
+			return n, rerr
 		}
 	}
+}
+
+// writerError is one of the writer that a WriteTo has, which gets it as it is.
+type writerError struct{ err error }
+
+func (e *writerError) Error() string { return e.err.Error() }
+
+// opErrorOf gives what writeTo returns the form of its callers.
+func opErrorOf(op string, s *Socket, err error) error {
+	if e, ok := err.(*writerError); ok {
+		return e.err
+	}
+	return opError(op, s.carrier, noEOF(err))
+}
+
+func (s *Socket) await() error {
+	s.rmu.Lock()
+	defer s.unlockRead()
+	if err := s.readable(); err != nil {
+		return err
+	}
+	if err := s.recv.Await(); err != nil {
+		return s.readFailed(err)
+	}
+	return nil
+}
+
+func (s *Socket) tryRead(b []byte, control, data func() error) (n int, err error) {
+	s.rmu.Lock()
+	defer s.unlockRead()
+	if err := s.readable(); err != nil {
+		return 0, err
+	}
+	if n, err = s.recv.TryRead(b); err != nil {
+		err = s.readFailed(err)
+	}
+	switch {
+	case n > 0:
+		err = data()
+	case err == ErrControl:
+		err = control()
+	}
+	if err != nil && err != io.EOF {
+		n = 0
+	}
+	return n, err
 }
 
 func noEOF(err error) error {

@@ -140,7 +140,12 @@ func (r *Receiver) note() { r.stats.Seq.Store(r.opener.Seq()) }
 // [ErrControl] with n = 0, at the end of the carrier io.EOF or
 // io.ErrUnexpectedEOF (inside a record). An [*record.Error] is for good.
 // p is scratch beyond n.
-func (r *Receiver) Read(p []byte) (n int, err error) {
+func (r *Receiver) Read(p []byte) (n int, err error) { return r.readInto(p, true) }
+
+// TryRead is Read without waiting: n is 0 with a nil error when no data is whole.
+func (r *Receiver) TryRead(p []byte) (n int, err error) { return r.readInto(p, false) }
+
+func (r *Receiver) readInto(p []byte, wait bool) (n int, err error) {
 	if r.opener == nil {
 		return 0, ErrNoKeys
 	}
@@ -163,7 +168,7 @@ func (r *Receiver) Read(p []byte) (n int, err error) {
 		if ok, err = r.open(p[n:], &n); ok {
 			continue
 		}
-		if err != nil || n > 0 {
+		if err != nil || n > 0 || !wait {
 			break
 		}
 		if err = r.fill(); err != nil {
@@ -386,6 +391,30 @@ func (r *Receiver) Next() error {
 		}
 	}
 	r.note()
+	return nil
+}
+
+// Await waits until a whole record is there, or a part of one that is open already,
+// holding no buffer while nothing is. It is for a caller who then calls TryRead
+// with a large slice.
+func (r *Receiver) Await() error {
+	if r.opener == nil {
+		return ErrNoKeys
+	}
+	r.limit = batchSize
+	for r.typ == 0 {
+		rec, err := r.whole()
+		if rec != nil {
+			break
+		}
+		if err == nil {
+			err = r.fill()
+		}
+		if err != nil {
+			r.release()
+			return err
+		}
+	}
 	return nil
 }
 

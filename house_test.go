@@ -34,7 +34,7 @@ var house = map[string]room{
 	"kcm":               {own: []string{"bpf"}},
 	"internal/pump":     {own: []string{"record"}, other: []string{"golang.org/x/sys/unix"}},
 	"internal/seccomp":  {other: []string{"golang.org/x/sys/unix"}},
-	"internal/afd":      {own: []string{".", "record", "internal/pump", "internal/seccomp"}, other: []string{"golang.org/x/sys/unix"}},
+	"internal/afd":      {own: []string{".", "bpf", "record", "internal/pump", "internal/seccomp"}, other: []string{"golang.org/x/sys/unix"}},
 	"aftlstest":         {own: []string{".", "record", "internal/soft"}},
 	"bench":             {own: []string{".", "record"}},
 	"cmd/aftls":         {own: []string{".", "bench", "record", "internal/afd"}, other: []string{"github.com/spf13/cobra"}},

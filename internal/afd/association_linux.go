@@ -64,7 +64,8 @@ type Association struct {
 	held    *Control // what the program has to take first
 	failure error    // what the receiving side ended of
 
-	rest []byte // under the pause: opened or passed, and not taken by the program
+	rest   []byte // under the pause: opened or passed, and not taken by the program
+	filter Filter // under the pause
 
 	sending sending
 	sent    uint64 // bytes of the program that are committed

@@ -20,8 +20,21 @@ func errnoOf(err error) syscall.Errno {
 		}
 		return syscall.EINVAL
 	}
-	if errors.Is(err, aftls.ErrKeyLimit) {
-		return syscall.EBADMSG
+	for _, c := range []struct {
+		err   error
+		errno syscall.Errno
+	}{
+		{aftls.ErrKeyLimit, syscall.EBADMSG},
+		{aftls.ErrRecordType, syscall.EINVAL},
+		{aftls.ErrKeyReuse, syscall.EINVAL},
+		{aftls.ErrTooLarge, syscall.EMSGSIZE},
+		{aftls.ErrNoRekey, syscall.EOPNOTSUPP},
+		{aftls.ErrShutdown, syscall.EPIPE},
+		{aftls.ErrNoKeys, syscall.ENOTCONN},
+	} {
+		if errors.Is(err, c.err) {
+			return c.errno
+		}
 	}
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno

@@ -165,9 +165,6 @@ const (
 	messageHead = 16
 )
 
-// everythingSoFar is the offset of a record that follows all that was written.
-const everythingSoFar = ^uint64(0)
-
 // message is one message of a control descriptor.
 type message struct {
 	kind   uint8

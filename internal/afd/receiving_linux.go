@@ -40,6 +40,8 @@ func (a *Association) receive(d *delivery) (int64, error) {
 		}
 		var err error
 		switch {
+		case a.filter != nil && a.isKeyed(aftls.Receive):
+			err = a.filtered(d)
 		case a.policyConn() != nil:
 			_, err = a.policyConn().WriteTo(d)
 		case a.isKeyed(aftls.Receive):
@@ -56,7 +58,7 @@ func (a *Association) receive(d *delivery) (int64, error) {
 		switch {
 		case err == nil, err == io.EOF:
 			return d.n, nil
-		case errors.Is(err, os.ErrDeadlineExceeded):
+		case err == errAgain, errors.Is(err, os.ErrDeadlineExceeded):
 			// Somebody wants the receiving side for itself.
 		case a.policy == AsLinux && isTruncated(err):
 			return d.n, nil
@@ -186,7 +188,10 @@ func (a *Association) control() error {
 	if err != nil {
 		return err
 	}
-	b = b[:n]
+	return a.controlRecord(typ, b[:n], offset)
+}
+
+func (a *Association) controlRecord(typ record.ContentType, b []byte, offset uint64) error {
 	if a.keyUpdate(typ, b) {
 		a.mu.Lock()
 		a.expired = true
@@ -198,7 +203,7 @@ func (a *Association) control() error {
 	} else if err := a.taker.Take(c); err != nil {
 		return err
 	}
-	if typ == record.AlertRecord && n == 2 && a.policy == Theirs {
+	if typ == record.AlertRecord && len(b) == 2 && a.policy == Theirs {
 		if record.Alert(b[1]) == record.CloseNotify {
 			return io.EOF
 		}
@@ -271,6 +276,72 @@ func (a *Association) Expired() bool {
 func (a *Association) keyUpdate(typ record.ContentType, b []byte) bool {
 	return typ == record.Handshake && len(b) > 0 && b[0] == 24 && a.sock.Info().Receive.Version == record.TLS13
 }
+
+// A Filter says how many bytes of a data record the program gets: 0 drops it.
+type Filter func(payload []byte) (keep uint32)
+
+// SetFilter runs f on every data record from now on, between opening it and giving
+// it to the program. nil takes the filter away. Its bytes count as received all
+// the same.
+func (a *Association) SetFilter(f Filter) error {
+	return a.whilePaused(func() error {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.filter = f
+		return nil
+	})
+}
+
+// HasFilter reports whether there is a filter.
+func (a *Association) HasFilter() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.filter != nil
+}
+
+// filtered gives the program record after record, until there is a control record
+// or the receiving side is paused.
+func (a *Association) filtered(d *delivery) error {
+	wait, read := a.sock.WaitRead, a.sock.ReadRecord
+	c := a.policyConn()
+	if c != nil {
+		wait, read = c.WaitRead, c.ReadRecord
+	}
+	var b []byte
+	for {
+		if len(a.rest) > 0 {
+			if _, err := d.Write(nil); err != nil {
+				return err
+			}
+		}
+		if err := wait(); err != nil {
+			return err
+		}
+		if b == nil {
+			b = make([]byte, record.MaxPlaintext)
+		}
+		offset := a.sock.Info().Receive.Bytes
+		typ, n, err := read(b)
+		switch {
+		case err != nil:
+			return err
+		case typ == record.ApplicationData:
+			if keep := min(uint32(n), a.filter(b[:n])); keep > 0 {
+				if _, err := d.Write(b[:keep]); err != nil {
+					return err
+				}
+			}
+		case c == nil:
+			if err := a.controlRecord(typ, b[:n], offset); err != nil {
+				return err
+			}
+			return errAgain
+		}
+	}
+}
+
+// errAgain has the receiving side look what to do now.
+var errAgain = errors.New("afd: again")
 
 // SetReceiveKeys keys what comes from now on. takeBack returns what the program
 // has not read of what was passed to it without keys: it is ciphertext.

@@ -56,7 +56,9 @@ func (s *Supervisor) setsockopt(n *seccomp.Notification) {
 			n.Respond(0, unix.EAGAIN)
 		}
 	case unix.SOL_SOCKET:
-		answer(n, t.setFilter(name, value))
+		if !n.Later(func(n *seccomp.Notification) { answer(n, t.setFilter(n, name, value)) }) {
+			n.Respond(0, unix.EAGAIN)
+		}
 	default:
 		answer(n, t.onCarrier(func(fd int) error { return unix.SetsockoptString(fd, level, name, string(value)) }))
 	}
@@ -276,10 +278,6 @@ func (t *tlsSocket) arm(typ record.ContentType, length int) error {
 	_, err := a.Arm(typ, length)
 	return err
 }
-
-// setFilter performs SO_ATTACH_FILTER and its kin. Linux takes filters on a Unix
-// stream socket and never runs them.
-func (t *tlsSocket) setFilter(int, []byte) error { return unix.EOPNOTSUPP }
 
 // getsockopt answers what the program asks of a TLS socket.
 func (t *tlsSocket) getsockopt(n *seccomp.Notification) {

@@ -28,6 +28,8 @@ type tlsSocket struct {
 	client bool
 	keys   [2]record.Keys // as they were given, for getsockopt
 
+	filterLocked bool // SO_LOCK_FILTER
+
 	carrierInode uint64 // of a carrier that the program holds too
 	local, peer  net.Addr
 }

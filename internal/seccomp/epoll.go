@@ -1,0 +1,209 @@
+//go:build linux && amd64
+
+package seccomp
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Registration is what an epoll instance of a process has of a file.
+type Registration struct {
+	PID    int    // who has the epoll instance, as in Holder
+	Epoll  int    // one of its descriptors there
+	FD     int    // the number under which the file was added
+	Events uint32 // the mask: EPOLLIN and the like
+	Data   uint64 // what the program gets back
+}
+
+// Registrations returns where the socket with this inode is in an epoll instance
+// of the program's processes. An instance that has several descriptors is seen at
+// each of them. It costs what Holders costs, and for each instance the time in
+// which the kernel lists it, some 1 µs for each file in it. Errors as Holders.
+func (p *Process) Registrations(inode uint64) ([]Registration, error) {
+	regs, _, err := p.registrations(inode)
+	return regs, err
+}
+
+// EpollOnly returns the registrations, as Registrations, of processes that have no
+// descriptor of the socket: they are told of its events and cannot remove it.
+func (p *Process) EpollOnly(inode uint64) ([]Registration, error) {
+	regs, holders, err := p.registrations(inode)
+	return slices.DeleteFunc(regs, func(r Registration) bool {
+		return slices.ContainsFunc(holders, func(h Holder) bool { return h.PID == r.PID })
+	}), err
+}
+
+func (p *Process) registrations(inode uint64) (regs []Registration, holders []Holder, err error) {
+	dev, err := sockets()
+	if err != nil {
+		return nil, nil, err
+	}
+	var failure error
+	err = descriptors(func(h Holder, dir int, link []byte) {
+		switch {
+		case socketInode(link) == inode:
+			holders = append(holders, h)
+		case string(link) == "anon_inode:[eventpoll]":
+			b, err := procFile(dir, "fdinfo/"+strconv.Itoa(h.FD))
+			if err == nil {
+				regs, err = appendRegistrations(regs, string(b), h, inode, dev)
+			}
+			err = refused(dir, err)
+			if err != nil && !gone(err) && failure == nil {
+				failure = err
+			}
+		}
+	})
+	return regs, holders, errors.Join(err, failure)
+}
+
+// appendRegistrations reads the fdinfo of an epoll instance (proc(5)).
+func appendRegistrations(regs []Registration, info string, h Holder, inode, dev uint64) ([]Registration, error) {
+	for line := range strings.Lines(info) {
+		if !strings.HasPrefix(line, "tfd:") {
+			continue
+		}
+		r := Registration{PID: h.PID, Epoll: h.FD}
+		var pos int64
+		var ino, sdev uint64
+		_, err := fmt.Sscanf(line, "tfd: %d events: %x data: %x pos:%d ino:%x sdev:%x", &r.FD, &r.Events, &r.Data, &pos, &ino, &sdev)
+		if err != nil {
+			return regs, fmt.Errorf("seccomp: fdinfo of epoll says %q: %w", line, err)
+		}
+		if ino == inode && sdev == dev {
+			regs = append(regs, r)
+		}
+	}
+	return regs, nil
+}
+
+// sockets is the device of the file system of sockets, as fdinfo writes it: no
+// other file has an inode there.
+var sockets = sync.OnceValues(func() (uint64, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return 0, os.NewSyscallError("fstat", err)
+	}
+	return uint64(unix.Major(st.Dev))<<20 | uint64(unix.Minor(st.Dev)), nil
+})
+
+// MoveEpoll moves the registrations of a socket to another file: old and new are
+// descriptors of ours of both, and stay the caller's. It is for after AddFD has
+// put new in the place of old in the program, and old must be held from before
+// that: its registrations do not end as long as somebody holds it, and would go
+// on to report its events under the program's number.
+//
+// Each registration in each epoll instance of the program's processes gets to be
+// one of new, with its number, mask and data, and then that of old is removed. What
+// new is ready for at that moment is reported. That a program sees an edge (EPOLLET)
+// twice can happen, that it misses one cannot. If it has added new itself by
+// then, that stays. One that has fired and waits to be armed again (EPOLLONESHOT)
+// stays so, except that the kernel has it report EPOLLERR and EPOLLHUP.
+//
+// moved is how many registrations old has lost. If the error is not nil, some may be
+// left: ENOSPC if the user has too many registrations, EMFILE or EBADF if we may
+// not have a descriptor of such a number, or as Registrations.
+func (p *Process) MoveEpoll(old, new int) (moved int, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(old, &st); err != nil {
+		return 0, os.NewSyscallError("fstat", err)
+	}
+	regs, err := p.Registrations(st.Ino)
+	if err != nil {
+		return 0, err
+	}
+	var moves []move
+	defer func() {
+		for _, m := range moves {
+			unix.Close(m.epoll)
+		}
+	}()
+	for _, r := range regs {
+		epoll, err := r.fetch()
+		if gone(err) || errors.Is(err, unix.EBADF) {
+			continue // it ended, or closed it
+		}
+		if err != nil {
+			return 0, err
+		}
+		moves = append(moves, move{epoll: epoll, Registration: r})
+	}
+	if len(moves) == 0 {
+		return 0, nil
+	}
+	if err := startPoller(); err != nil {
+		return 0, err
+	}
+	var stray unix.Errno
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread ends with its descriptors
+		stray = moveAll(moves, old, new)
+	}()
+	<-done
+	if stray != 0 {
+		return 0, os.NewSyscallError("unshare", stray)
+	}
+	var errs []error
+	for _, m := range moves {
+		switch {
+		case m.added != 0 && m.added != unix.EEXIST:
+			errs = append(errs, fmt.Errorf("seccomp: epoll descriptor %d of process %d: adding %d: %w", m.Epoll, m.PID, m.FD, m.added))
+		case m.deleted == 0:
+			moved++
+		case m.deleted != unix.ENOENT: // ENOENT: seen at another descriptor before
+			errs = append(errs, fmt.Errorf("seccomp: epoll descriptor %d of process %d: deleting %d: %w", m.Epoll, m.PID, m.FD, m.deleted))
+		}
+	}
+	return moved, errors.Join(errs...)
+}
+
+// fetch returns a descriptor of ours of the epoll instance.
+func (r Registration) fetch() (int, error) {
+	t, err := openTask(r.PID)
+	if err != nil {
+		return -1, err
+	}
+	defer t.close()
+	fd, err := t.getfd(r.Epoll)
+	if err == unix.EPERM {
+		return -1, ErrNoAccess
+	}
+	if err != nil {
+		return -1, os.NewSyscallError("pidfd_getfd", err)
+	}
+	return fd, nil
+}
+
+// A move is one registration on its way.
+type move struct {
+	Registration
+	epoll          int // ours
+	added, deleted unix.Errno
+}
+
+// startPoller has the runtime make its poller. Its descriptors must be there
+// before those of a thread are set apart (moveAll): such a thread may have to use
+// them.
+var startPoller = sync.OnceValue(func() error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.Close(), w.Close())
+})

@@ -1,0 +1,285 @@
+//go:build linux && amd64
+
+package seccomp
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrTreeMoves says that processes were made faster than they could be looked at.
+var ErrTreeMoves = errors.New("seccomp: the program starts processes faster than they can be looked at: try again, or refuse")
+
+// maxRounds is how often the tree is listed until there is nobody new in it.
+const maxRounds = 16
+
+// A Holder is a descriptor of a process.
+type Holder struct {
+	PID int // or of a thread that has descriptors of its own
+	FD  int
+}
+
+// Tree returns the processes of the program: itself and its descendants, also
+// those whose parent ended, which are our children then (see Start). The order
+// says nothing. It costs some 10 µs a process. The error is ErrTreeMoves, or that
+// of a kernel that does not tell (CONFIG_PROC_CHILDREN).
+func (p *Process) Tree() ([]int, error) {
+	var pids []int
+	err := walk(func(pid, dir int) { pids = append(pids, pid) })
+	return pids, err
+}
+
+// Holders returns the descriptors of the program's processes that are the socket
+// with this inode. The order says nothing.
+//
+// It sees processes that are started meanwhile. What it cannot see is a socket
+// that is on its way in a message of another (SCM_RIGHTS), or that a process
+// outside the tree was given. It looks at every descriptor of the tree, at some 4
+// µs each. A process that it may not look into is ErrNoAccess; otherwise errors as
+// Tree.
+func (p *Process) Holders(inode uint64) ([]Holder, error) {
+	var holders []Holder
+	err := descriptors(func(h Holder, dir int, link []byte) {
+		if socketInode(link) == inode {
+			holders = append(holders, h)
+		}
+	})
+	return holders, err
+}
+
+// filters is how many filters our own process is under. Every process of a
+// program of ours is under more, and cannot get rid of one.
+var filters = sync.OnceValues(func() (int, error) {
+	dir, err := openProc(os.Getpid())
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(dir)
+	return statusNumber(dir, "Seccomp_filters:")
+})
+
+// supervised reports whether a child of ours is of a program of ours. It may be
+// dead, and unburied.
+func supervised(dir int) (bool, error) {
+	ours, err := filters()
+	if err != nil {
+		return false, err
+	}
+	n, err := statusNumber(dir, "Seccomp_filters:")
+	return n > ours, err
+}
+
+// walk calls visit for each process of the tree, with its directory in /proc,
+// until a whole round brings nobody new.
+func walk(visit func(pid, dir int)) error {
+	seen := map[int]bool{}
+	self := os.Getpid()
+	for range maxRounds {
+		level, err := children(self)
+		if err != nil {
+			return err
+		}
+		level = slices.DeleteFunc(level, func(pid int) bool { return !seen[pid] && !isOurs(pid) })
+		fresh := false
+		for len(level) > 0 {
+			var next []int
+			for _, pid := range level {
+				if !seen[pid] {
+					dir, err := openProc(pid)
+					if err != nil {
+						continue // it ended
+					}
+					seen[pid], fresh = true, true
+					visit(pid, dir)
+					unix.Close(dir)
+				}
+				below, err := children(pid)
+				if err != nil && !gone(err) {
+					return err
+				}
+				next = append(next, below...)
+			}
+			level = next
+		}
+		if !fresh {
+			return nil
+		}
+	}
+	return ErrTreeMoves
+}
+
+func isOurs(pid int) bool {
+	dir, err := openProc(pid)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(dir)
+	ours, err := supervised(dir)
+	return err == nil && ours
+}
+
+// gone reports whether an error of /proc says that a process ended.
+func gone(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH)
+}
+
+// children returns the children of all threads of a process.
+func children(pid int) ([]int, error) {
+	tids, err := threads(pid)
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, tid := range tids {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, tid))
+		switch {
+		case gone(err) && pid == os.Getpid() && tid == pid: // we are not
+			return nil, fmt.Errorf("seccomp: the kernel does not tell the children of a process, it lacks CONFIG_PROC_CHILDREN: %w", err)
+		case gone(err):
+			continue
+		case err != nil:
+			return nil, err
+		}
+		for f := range bytes.FieldsSeq(b) {
+			child, err := strconv.Atoi(string(f))
+			if err != nil {
+				return nil, err
+			}
+			pids = append(pids, child)
+		}
+	}
+	return pids, nil
+}
+
+// threads returns the threads of a process.
+func threads(pid int) ([]int, error) {
+	name := "/proc/" + strconv.Itoa(pid) + "/task"
+	var st unix.Stat_t
+	if err := unix.Stat(name, &st); err != nil {
+		return nil, err
+	}
+	if st.Nlink == 3 { // itself, its parent, one thread
+		return []int{pid}, nil
+	}
+	return numbers(name)
+}
+
+// numbers returns the names in a directory of /proc that are numbers.
+func numbers(name string) (ns []int, err error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	var buf [8192]byte
+	for {
+		n, err := retry(func() (int, error) { return unix.Getdents(fd, buf[:]) })
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
+			return ns, nil
+		}
+		for b := buf[:n]; len(b) > 0; {
+			// struct linux_dirent64: inode, offset, length, type, name
+			const offLength, offName = 16, 19
+			size := binary.LittleEndian.Uint16(b[offLength:])
+			if k, ok := number(b[offName:size]); ok {
+				ns = append(ns, k)
+			}
+			b = b[size:]
+		}
+	}
+}
+
+// number is the number that b begins with, up to a zero.
+func number(b []byte) (n int, ok bool) {
+	for _, c := range b {
+		if c == 0 {
+			return n, ok
+		}
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n, ok = n*10+int(c-'0'), true
+	}
+	return n, ok
+}
+
+// descriptors calls visit for each descriptor of the tree, with the directory in
+// /proc of who has it and what its link there says.
+func descriptors(visit func(h Holder, dir int, link []byte)) error {
+	var failure error
+	err := walk(func(pid, dir int) {
+		if err := table(pid, dir, visit); err != nil && !gone(err) && failure == nil {
+			failure = err
+		}
+		tids, err := threads(pid)
+		if err != nil || len(tids) == 1 {
+			return
+		}
+		// Threads that do not share the descriptors of their process.
+		distinct := []int{pid}
+		for _, tid := range tids {
+			if slices.ContainsFunc(distinct, func(one int) bool { return sameTable(one, tid) }) {
+				continue
+			}
+			distinct = append(distinct, tid)
+			own, err := openProc(tid)
+			if err != nil {
+				continue
+			}
+			if err := table(tid, own, visit); err != nil && !gone(err) && failure == nil {
+				failure = err
+			}
+			unix.Close(own)
+		}
+	})
+	return errors.Join(err, failure)
+}
+
+// sameTable reports whether two threads share their descriptors. Where the kernel
+// does not tell (CONFIG_KCMP) they do not, and the same is seen more than once.
+func sameTable(a, b int) bool {
+	if a == b {
+		return true
+	}
+	r, _, errno := unix.RawSyscall(unix.SYS_KCMP, uintptr(a), uintptr(b), kcmpFiles)
+	return errno == 0 && r == 0
+}
+
+// table calls visit for each descriptor of a thread.
+func table(tid, dir int, visit func(h Holder, dir int, link []byte)) error {
+	fds, err := numbers("/proc/" + strconv.Itoa(tid) + "/fd")
+	if err != nil {
+		return refused(dir, err)
+	}
+	var link [32]byte
+	for _, fd := range fds {
+		if n, errno := fdLink(dir, fd, link[:]); errno == 0 {
+			visit(Holder{tid, fd}, dir, link[:n])
+		}
+	}
+	return nil
+}
+
+// refused says what it means that /proc did not let us look: ErrNoAccess, or that
+// the process is about to end. It belongs to root then.
+func refused(dir int, err error) error {
+	if !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EPERM) {
+		return err
+	}
+	b, serr := procFile(dir, "status")
+	if serr != nil || !bytes.Contains(b, []byte("\nVmSize:")) { // its memory is gone
+		return unix.ESRCH
+	}
+	return ErrNoAccess
+}

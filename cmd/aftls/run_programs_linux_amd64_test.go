@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -249,6 +250,49 @@ func TestRunNginxThousand(t *testing.T) {
 	wg.Wait()
 	x.signal(syscall.SIGQUIT)
 	if st := x.stats(0); st.sockets != conns || st.failed != 0 || st.refused != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// The example of the README: OpenSSL does the handshake, and AF_TLS is a socket.
+func TestRunExampleResponder(t *testing.T) {
+	cc := aftlstest.Need(t, "cc")
+	needSupervisor(t)
+	s := newSite(t)
+	exe := filepath.Join(t.TempDir(), "responder")
+	out, err := exec.Command(cc, "-Wall", "-Wextra", "-Werror", "-I", "../../clients/c", "-o", exe,
+		"../../examples/af_tls/responder.c", "-lssl", "-lcrypto").CombinedOutput()
+	if err != nil {
+		if strings.Contains(string(out), "openssl/ssl.h") && !aftlstest.Expected("cc") {
+			t.Skip("the headers of OpenSSL are missing")
+		}
+		t.Fatalf("%v\n%s", err, out)
+	}
+	_, port, _ := net.SplitHostPort(freeAddr(t))
+	p := start(t, "run", "--stats", "--", exe, port, s.cert, s.key)
+	url := "https://127.0.0.1:" + port + "/"
+	s.client.ServerName = "localhost"
+	tr := &http.Transport{TLSClientConfig: s.client}
+	defer tr.CloseIdleConnections()
+	c := &http.Client{Transport: tr, Timeout: 30 * time.Second}
+	const times = 5
+	for i, deadline := 0, time.Now().Add(30*time.Second); i < times; {
+		resp, err := c.Get(url)
+		if err != nil {
+			if i == 0 && time.Now().Before(deadline) {
+				continue // it does not listen yet
+			}
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || string(b) != "over a real TLS fd!\n" {
+			t.Fatalf("%q, %v", b, err)
+		}
+		i++
+	}
+	p.Process.Signal(syscall.SIGTERM) // the responder runs for ever
+	if st := p.stats(128 + int(syscall.SIGTERM)); st.sockets != times || st.failed != 0 || st.opened != times {
 		t.Errorf("%+v", st)
 	}
 }

@@ -31,8 +31,11 @@ type End struct {
 	// stays there so that our death is ECONNRESET to the program (unix(7): a
 	// socket closed with something unread resets its peer).
 	stale bool
-	ended bool   // the program wrote its last byte
-	given uint64 // bytes given out
+	ended bool // the program wrote its last byte
+
+	records bool   // SEQPACKET: see messages_linux.go
+	message int    // bytes of the message that is stale
+	given   uint64 // bytes given out
 
 	read struct {
 		places [][]byte
@@ -52,8 +55,10 @@ type End struct {
 // NewPair makes a pair of Unix stream sockets. The program gets the second half,
 // which blocks and is close-on-exec; it is the caller's to close as soon as the
 // program has it, as somebody who holds it hides the program's close.
-func NewPair() (*End, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+func NewPair() (*End, *os.File, error) { return newPair(unix.SOCK_STREAM) }
+
+func newPair(typ int) (*End, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, typ|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
@@ -73,7 +78,7 @@ func NewPair() (*End, *os.File, error) {
 		unix.Close(fds[1])
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
-	e := &End{f: os.NewFile(uintptr(fds[0]), "plaintext end"), stale: true}
+	e := &End{f: os.NewFile(uintptr(fds[0]), "plaintext end"), stale: true, records: typ == unix.SOCK_SEQPACKET, message: 1}
 	e.control, e.tryWrite = e.readFD, e.writeFD
 	if e.raw, err = e.f.SyscallConn(); err != nil {
 		e.f.Close()
@@ -118,9 +123,7 @@ func (e *End) Written() (n uint64, err error) {
 	cerr := e.raw.Control(func(fd uintptr) {
 		var queued int
 		queued, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ)
-		if n = e.given + uint64(queued); e.stale {
-			n--
-		}
+		n = e.given + uint64(queued-e.staleLen())
 	})
 	return n, errors.Join(cerr, os.NewSyscallError("ioctl", err))
 }
@@ -264,10 +267,15 @@ func (e *End) gone() {
 
 // Mark puts an urgent mark at this place of what the program reads (MSG_OOB;
 // Linux 5.15): poll says POLLPRI, a read stops there, and recv(MSG_OOB) gives b.
-// There can be one at a time.
+// There can be one at a time. It waits as Write does.
 func (e *End) Mark(b byte) (err error) {
-	cerr := e.raw.Control(func(fd uintptr) {
-		_, err = unix.SendmsgN(int(fd), []byte{b}, nil, nil, unix.MSG_OOB|unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	cerr := e.raw.Write(func(fd uintptr) bool {
+		for {
+			_, err = unix.SendmsgN(int(fd), []byte{b}, nil, nil, unix.MSG_OOB|unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+			if err != unix.EINTR {
+				return err != unix.EAGAIN
+			}
+		}
 	})
 	if cerr != nil {
 		return cerr
@@ -321,4 +329,13 @@ func (e *End) Gone() (gone bool) {
 		return true
 	}
 	return gone
+}
+
+// Hangup reports whether the program writes no more, whatever of what it wrote is
+// still to be read.
+func (e *End) Hangup() (ended bool) {
+	if e.raw.Control(func(fd uintptr) { ended = hangup(int(fd), unix.POLLRDHUP|unix.POLLHUP) }) != nil {
+		return true
+	}
+	return ended
 }

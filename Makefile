@@ -1,4 +1,4 @@
-# Every test target can be run by itself. AFTLS_EXPECT=openssl,gnutls,curl,qemu,nginx,cc,python3,seccomp turns
+# Every test target can be run by itself. AFTLS_EXPECT=openssl,gnutls,curl,qemu,nginx,cc,gcc,g++,libssl-dev,python3,seccomp turns
 # a skip for the want of such a program into a failure.
 
 GO      ?= go

@@ -6,7 +6,6 @@ package clients_test
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -308,15 +307,6 @@ func (p *program) reason(line, want string) {
 	}
 }
 
-// refused is reason for an answer whose errno docs/handoff.md leaves open.
-func (p *program) refused(line string) {
-	p.t.Helper()
-	p.say("%s", line)
-	if words := strings.Fields(p.next()); len(words) < 3 || words[0] != "answer" || words[1] == "0" {
-		p.t.Fatalf("%q: the program said %q, not answer, an errno and why", line, words)
-	}
-}
-
 // connect makes a TCP connection: what a program is to hand over, and its peer.
 func connect(t *testing.T) (carrier *os.File, peer *net.TCPConn) {
 	t.Helper()
@@ -343,7 +333,5 @@ func connect(t *testing.T) (carrier *os.File, peer *net.TCPConn) {
 	return carrier, p.(*net.TCPConn)
 }
 
-// wantErrno formats what programs say of one.
+// saidErrno is what programs say of one.
 func saidErrno(e syscall.Errno) string { return fmt.Sprintf("errno %d", int(e)) }
-
-func isReset(err error) bool { return errors.Is(err, syscall.ECONNRESET) }

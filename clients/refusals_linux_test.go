@@ -44,7 +44,10 @@ func TestRefusals(t *testing.T) {
 		p.do("tx "+ciphers[3].asKeys(ciphers[3].keys(t, 1, 0)), "ok")
 		p.do("rx "+aes128.asKeys(aes128.keys(t, 2, 0)), "ok")
 		refused("handoff 3", syscall.EINVAL) // the versions differ
-		p.do("tx secret 51 0 0102", saidErrno(syscall.EINVAL))
+		for _, wrong := range []string{"51 0 0102", fmt.Sprintf("51 0 %x", make([]byte, 48)),
+			fmt.Sprintf("52 0 %x", make([]byte, 32)), fmt.Sprintf("53 0 %x", make([]byte, 32))} {
+			p.do("tx secret "+wrong, saidErrno(syscall.EINVAL))
+		}
 		a.tell("keys")
 		p.do(fmt.Sprintf("unread %x", make([]byte, 128<<10+1)), "ok")
 		refused("handoff 3", syscall.EINVAL)
@@ -236,6 +239,82 @@ func TestReplies(t *testing.T) {
 	})
 }
 
+// message is struct aftls_message and what follows, which it says to be so long.
+func message(kind, typ byte, length int, offset uint64, body string) []byte {
+	b := binary.NativeEndian.AppendUint16([]byte{kind, typ}, 0)
+	b = binary.NativeEndian.AppendUint32(b, uint32(length))
+	return append(binary.NativeEndian.AppendUint64(b, offset), body...)
+}
+
+// What comes over a control descriptor and is no message is said to be none, and
+// does no harm to the next.
+func TestMessages(t *testing.T) {
+	bad := saidErrno(syscall.EBADMSG)
+	long := strings.Repeat("x", 16384)
+	messages := []struct {
+		b    []byte
+		said string
+	}{
+		{[]byte("short"), bad},
+		{message(1, 22, 3, 9, "abc"), "record 22 offset 9 616263"},
+		{message(1, 22, 3, 0, "ab"), bad},
+		{message(1, 22, 2, 0, "abc"), bad},
+		{message(1, 22, 16384, 1<<40, long), fmt.Sprintf("record 22 offset %d %x", 1<<40, long)},
+		{message(1, 22, 16385, 0, long+"x"), bad},
+		{message(0, 0, 0, 0, ""), bad},
+		{message(2, 1, 0, 0, ""), bad},
+		{message(8, 0, 0, 0, ""), bad},
+		{message(3, 0, 79, 0, strings.Repeat("\x00", 79)), bad},
+		{message(3, 0, 80, 0, strings.Repeat("\x00", 80)), saidInfo(
+			saidDirection(cipher{}, 0, 0, 0, 0), saidDirection(cipher{}, 0, 0, 0, 0))},
+		{message(6, 0, 3, 0, "abc"), bad},
+		{message(6, 0, 4, 0, "\x00\x00\x00\x00"), "answer 0"},
+		{message(6, 0, 4+255, 0, "\x00\x00\x00\x00"+long[:255]), "answer 0 " + long[:255]},
+		{message(7, 0, 4+4, 0, "\x00\x00\x00\x00done"), "end 0 done"},
+		{nil, "closed"},
+	}
+	eachLanguage(t, func(t *testing.T, start starter) {
+		path, _ := fakeDaemon(t, func(c *net.UnixConn) {
+			data, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			control, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if _, _, err := c.WriteMsgUnix(reply(magic, 1, 0, ""), unix.UnixRights(data[1], control[1]), nil); err != nil {
+				t.Error(err)
+			}
+			for _, m := range messages {
+				if m.b == nil {
+					break
+				}
+				if _, err := unix.Write(control[0], m.b); err != nil {
+					t.Error(err)
+				}
+			}
+			for _, fd := range append(data[:], control[:]...) {
+				unix.Close(fd)
+			}
+		})
+		carrier, _ := connect(t)
+		p := start(t, carrier)
+		a := &association{t: t, c: aes128, tx: aes128.keys(t, 1, 0), rx: aes128.keys(t, 2, 0), program: p}
+		a.tell("secret")
+		p.do("daemon "+path, "ok")
+		p.do("handoff 3 control", "ok")
+		for i, m := range messages {
+			p.say("receive")
+			if said := p.next(); said != m.said {
+				t.Errorf("message %d: the program said %.300q, not %.300q", i, said, m.said)
+			}
+		}
+	})
+}
+
 // A program that cannot take its descriptors learns that the connection is gone:
 // the daemon has given it away, and nobody has it.
 func TestNoDescriptorsLeft(t *testing.T) {
@@ -246,8 +325,7 @@ func TestNoDescriptorsLeft(t *testing.T) {
 		a := &association{t: t, c: aes128, tx: aes128.keys(t, 1, 0), rx: aes128.keys(t, 2, 0), wire: peer, program: p}
 		a.tell("secret")
 		p.do("daemon "+daemon, "ok")
-		p.do("no-more-descriptors", "ok")
-		p.reason("handoff 3", fmt.Sprintf("lost %d", int(syscall.EMFILE)))
+		p.reason("handoff-without-descriptors 3", fmt.Sprintf("lost %d", int(syscall.EMFILE)))
 		a.expectEnd(a.conn(true))
 	})
 }

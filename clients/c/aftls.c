@@ -74,20 +74,11 @@ int aftls_connect(const char *path)
 int aftls_set_secret(struct aftls_traffic_secret *s, uint16_t cipher_type,
 		     const void *secret, size_t length, uint64_t number)
 {
+	size_t want = cipher_type == TLS_CIPHER_AES_GCM_256 ? 48 : 32;
 	int i;
 
-	switch (cipher_type) {
-	case TLS_CIPHER_AES_GCM_128:
-	case TLS_CIPHER_CHACHA20_POLY1305:
-		if (length == 32)
-			break;
-		errno = EINVAL;
-		return -1;
-	case TLS_CIPHER_AES_GCM_256:
-		if (length == 48)
-			break;
-		/* fallthrough */
-	default:
+	if (length != want || (want == 32 && cipher_type != TLS_CIPHER_AES_GCM_128 &&
+			       cipher_type != TLS_CIPHER_CHACHA20_POLY1305)) {
 		errno = EINVAL;
 		return -1;
 	}

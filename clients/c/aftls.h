@@ -274,11 +274,16 @@ struct sockaddr_tls {
  */
 #define AFTLS_TX_SECRET 0x4001	 /* set: struct aftls_traffic_secret */
 #define AFTLS_RX_SECRET 0x4002	 /* set: struct aftls_traffic_secret */
-#define AFTLS_POLICY 0x4003	 /* set: int, AFTLS_OURS or AFTLS_THEIRS */
+#define AFTLS_POLICY 0x4003	 /* set, before bind: int, AFTLS_OURS or AFTLS_THEIRS */
 #define AFTLS_NEXT_RECORD 0x4004 /* set, get: struct aftls_next_record */
 #define AFTLS_CONTROL_FD 0x4005	 /* get: int, a control descriptor */
-#define AFTLS_ERROR 0x4006	 /* get: struct aftls_error, why the association ended */
-#define AFTLS_IS_CLIENT 0x4007	 /* set: int, 1: the program was the client */
+#define AFTLS_ERROR 0x4006	 /* get: why the association ended, see below */
+#define AFTLS_IS_CLIENT 0x4007	 /* set, before bind: int, 1: the program was the client */
+
+/*
+ * AFTLS_ERROR gives a struct aftls_error whose text ends where the length says,
+ * without a 0 byte: fill the structure with zeros and ask for one byte less.
+ */
 
 /* Who deals with control records: our side, or the program, which gets them. */
 #define AFTLS_OURS 0

@@ -355,16 +355,19 @@ static void count_descriptors(void)
 	printf("descriptors %d\n", n);
 }
 
-/* No descriptor can be taken any more. */
-static void no_more_descriptors(void)
+/* Where no descriptor can be taken any more. */
+static void handoff_without_descriptors(void)
 {
-	struct rlimit l;
+	struct rlimit before, now;
 	int fd = dup(0);
 
-	must(fd >= 0 && getrlimit(RLIMIT_NOFILE, &l) == 0, "no limit of descriptors");
+	must(fd >= 0 && getrlimit(RLIMIT_NOFILE, &before) == 0, "no limit of descriptors");
 	close(fd);
-	l.rlim_cur = (rlim_t)fd;
-	outcome(setrlimit(RLIMIT_NOFILE, &l));
+	now = before;
+	now.rlim_cur = (rlim_t)fd;
+	must(setrlimit(RLIMIT_NOFILE, &now) == 0, "setrlimit");
+	handoff();
+	must(setrlimit(RLIMIT_NOFILE, &before) == 0, "setrlimit");
 }
 
 static void obey(const char *w)
@@ -387,6 +390,8 @@ static void obey(const char *w)
 		outcome(0);
 	} else if (strcmp(w, "handoff") == 0) {
 		handoff();
+	} else if (strcmp(w, "handoff-without-descriptors") == 0) {
+		handoff_without_descriptors();
 	} else if (strcmp(w, "read") == 0) {
 		read_data();
 	} else if (strcmp(w, "write") == 0) {
@@ -421,8 +426,6 @@ static void obey(const char *w)
 		receive_under_signals();
 	} else if (strcmp(w, "descriptors") == 0) {
 		count_descriptors();
-	} else if (strcmp(w, "no-more-descriptors") == 0) {
-		no_more_descriptors();
 	} else {
 		must(0, w);
 	}

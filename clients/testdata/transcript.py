@@ -139,12 +139,15 @@ class Program:
         # both have open to count.
         return f"descriptors {len(os.listdir('/proc/self/fd')) + 2}"
 
-    def no_more_descriptors(self):
-        """None but one, for the connection to the daemon."""
-        fd = os.dup(0)
-        os.close(fd)
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1, hard))
+    def handoff_without_descriptors(self, fd, *flags):
+        """Where none can be taken any more but that of the connection to the daemon."""
+        free = os.dup(0)
+        os.close(free)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, before[1]))
+        said = self.handoff(fd, *flags)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        return said
 
 
 def unhex(w):

@@ -93,6 +93,7 @@ struct aftls_reply {
 #define AFTLS_CONTROL 1	/* a control descriptor comes along */
 #define AFTLS_KERNEL 2	/* behave as a TLS socket of Linux; needs AFTLS_CONTROL */
 #define AFTLS_CLIENT 4	/* the program was the client of the handshake */
+#define AFTLS_RECORDS 8	/* each message of the data descriptor is one record; needs AFTLS_CONTROL */
 
 /* Forms of keys. */
 #define AFTLS_CRYPTO_INFO 1	/* struct tls12_crypto_info_* of <linux/tls.h> */

@@ -11,6 +11,7 @@ import (
 type runFlags struct {
 	family int
 	stats  bool
+	strict bool
 }
 
 // asProgram is the hidden command by which this binary becomes the program.
@@ -38,6 +39,7 @@ The exit code is the program's; 126 and 127 as a shell's.`,
 	}
 	c.Flags().IntVar(&f.family, "family", afd.Family, "number of AF_TLS")
 	c.Flags().BoolVar(&f.stats, "stats", false, "say at the end what was sealed and opened")
+	c.Flags().BoolVar(&f.strict, "strict", false, "answer reading and writing calls on TLS sockets of TCP_ULP errno for errno as Linux does, for the price of a trap each")
 	c.Flags().SetInterspersed(false)
 	child := &cobra.Command{
 		Use:                asProgram,
@@ -52,7 +54,7 @@ func runProgram(stderr io.Writer, args []string, f runFlags) error {
 	if f.family <= 0 || f.family > 0xffff {
 		return hint(fmt.Errorf("no address family %d", f.family), "choose one from 1 to 65535 that Linux does not use")
 	}
-	s := &afd.Supervisor{Family: f.family, Log: func(format string, args ...any) {
+	s := &afd.Supervisor{Family: f.family, Strict: f.strict, Log: func(format string, args ...any) {
 		fmt.Fprintf(stderr, "aftls: "+format+"\n", args...)
 	}}
 	code, err := s.Run([]string{asProgram}, args)

@@ -292,7 +292,7 @@ func TestRunExampleResponder(t *testing.T) {
 		i++
 	}
 	p.Process.Signal(syscall.SIGTERM) // the responder runs for ever
-	if st := p.stats(128 + int(syscall.SIGTERM)); st.sockets != times || st.failed != 0 || st.opened != times {
+	if st := p.stats(128 + int(syscall.SIGTERM)); st.sockets != times || st.failed != 0 || st.opened < times {
 		t.Errorf("%+v", st)
 	}
 }

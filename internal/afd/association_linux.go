@@ -69,6 +69,9 @@ type Association struct {
 
 	sending sending
 	sent    uint64 // bytes of the program that are committed
+
+	strict   bool // records are cut as the program sends them; before Run
+	arrivals arrivals
 }
 
 // Control is a control record that the program has not taken yet.
@@ -156,10 +159,10 @@ func (a *Association) Run() error {
 	if send == pump.ErrStopped || receive == pump.ErrStopped {
 		return pump.ErrStopped
 	}
-	if receive != nil && !(send == nil && isClosed(receive)) {
+	if receive != nil && !isClosed(receive) {
 		return receive
 	}
-	return send // the program closed its half, and with it what was still to come
+	return send // behind which the receiving side was closed, if it was
 }
 
 func isClosed(err error) bool {

@@ -275,6 +275,9 @@ func (d *Daemon) request(c *net.UnixConn, uid uint32) (ok bool, err error) {
 	if r.Flags&Kernel != 0 && r.Flags&WantControl == 0 {
 		return true, refuse(unix.EINVAL, "kernel semantics need the control descriptor: nobody else could take control records")
 	}
+	if r.Flags&Records != 0 && r.Flags&(WantControl|Kernel) != WantControl {
+		return true, refuse(unix.EINVAL, "record boundaries need the control descriptor, and are not for kernel semantics")
+	}
 	carrier, err := pump.NewCarrier(fds[0])
 	if err != nil {
 		return true, err
@@ -319,7 +322,11 @@ func (d *Daemon) grant(c *net.UnixConn, uid uint32, r *Request, carrier *pump.Ca
 			d.release(uid, associations)
 		}
 	}()
-	end, theirs, err := pump.NewPair()
+	newPair := pump.NewPair
+	if r.Flags&Records != 0 {
+		newPair = pump.NewRecordPair
+	}
+	end, theirs, err := newPair()
 	if err != nil {
 		return err
 	}

@@ -453,6 +453,57 @@ func TestHandoffControlWithSecrets(t *testing.T) {
 	}
 }
 
+// A data descriptor that keeps the boundaries of records, both ways.
+func TestHandoffRecords(t *testing.T) {
+	p := newProgram(t)
+	s := p.socket()
+	p.hand(p.withKeys(WantControl | Records))
+	b := make([]byte, 20000)
+	for _, n := range []int{1, 5, 1000, 16384} {
+		data := make([]byte, n)
+		rand.Read(data)
+		for range 3 {
+			if err := s.WriteRecord(record.ApplicationData, data); err != nil {
+				t.Fatal(err)
+			}
+			p.data.Write(data)
+		}
+		for range 3 {
+			if m, err := p.data.Read(b); err != nil || !bytes.Equal(b[:m], data) {
+				t.Fatalf("%d bytes, %v", m, err)
+			}
+			if typ, m, err := s.ReadRecord(b); typ != record.ApplicationData || err != nil || !bytes.Equal(b[:m], data) {
+				t.Fatalf("%v, %d bytes, %v", typ, m, err)
+			}
+		}
+	}
+	p.must(message{kind: msgRecord, typ: record.Handshake, body: []byte("\x04other")})
+	if typ, m, err := s.ReadRecord(b); typ != record.Handshake || string(b[:m]) != "\x04other" || err != nil {
+		t.Fatal(typ, b[:m], err)
+	}
+	s.WriteRecord(record.AlertRecord, []byte{1, 0})
+	if m := p.hear(); m.typ != record.AlertRecord {
+		t.Errorf("%+v", m)
+	}
+	if n, err := p.data.Read(b); n != 0 || err != io.EOF {
+		t.Errorf("%d, %v", n, err)
+	}
+	p.data.Close()
+	if m := p.hear(); m.kind != msgEnd || binary.NativeEndian.Uint32(m.body) != 0 {
+		t.Errorf("%+v", m)
+	}
+
+	p.connect()
+	p.hand(p.withKeys(WantControl | Records))
+	p.data.Write(make([]byte, 16385))
+	if m := p.hear(); m.kind != msgEnd || syscall.Errno(binary.NativeEndian.Uint32(m.body)) != unix.EMSGSIZE {
+		t.Errorf("%+v", m)
+	}
+	if _, err := p.data.Read(b); !errors.Is(err, syscall.ECONNRESET) {
+		t.Error(err)
+	}
+}
+
 func TestHandoffKernelSemantics(t *testing.T) {
 	p := newProgram(t)
 	s := p.socket()
@@ -638,6 +689,7 @@ func TestHandoffRefuses(t *testing.T) {
 		"secret length":     {change(requestHead+4, 48), []int{carrier}, unix.EINVAL},
 		"different ciphers": {request(0, formCryptoInfo, cryptoInfo(t, secretKeys(t, 1)), cryptoInfo(t, other), nil), []int{carrier}, unix.EINVAL},
 		"kernel alone":      {withSecrets(Kernel, nil), []int{carrier}, unix.EINVAL},
+		"records alone":     {withSecrets(Records, nil), []int{carrier}, unix.EINVAL},
 	} {
 		errno, reason, got := p.ask(c.b, c.fds...)
 		if errno != c.errno || len(got) != 0 || reason == "" {

@@ -2,7 +2,6 @@ package afd
 
 import (
 	"encoding/binary"
-	"errors"
 	"time"
 
 	"github.com/aftls/aftls/internal/seccomp"
@@ -10,82 +9,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sendmsg and recvmsg on a TLS socket. Without a buffer for control messages they
-// go on as calls on the Unix socket that the program holds: what they read and
-// write there is data.
+// sendmsg, recvmsg, sendmmsg and recvmmsg on a TLS socket. Without --strict those
+// without a buffer for control messages go on as calls on the Unix socket that the
+// program holds: what they read and write there is data.
 
 const (
 	cmsgHead  = 16                  // struct cmsghdr
 	cmsgType  = cmsgHead + 1        // of one with a record type
 	cmsgSpace = (cmsgType + 7) &^ 7 // CMSG_SPACE(1)
 	maxCmsgs  = 4096                // bytes of control messages that are looked at
-	maxBytes  = 1 << 20             // bytes that one call moves at most
+
+	mmsgSize = seccomp.SizeofMsghdr + 8 // struct mmsghdr
 )
-
-// sendmsg performs one with TLS_SET_RECORD_TYPE.
-func (t *tlsSocket) sendmsg(n *seccomp.Notification) {
-	h, err := n.ReadMsghdr(n.Args[1])
-	if err != nil {
-		fail(n, err)
-		return
-	}
-	if h.Controllen == 0 || t.unbound() {
-		n.Continue()
-		return
-	}
-	sent, err := t.sendRecord(n, h, int(int32(n.Args[2])))
-	if err != nil {
-		fail(n, err)
-		return
-	}
-	n.Respond(int64(sent), 0)
-}
-
-func (t *tlsSocket) sendRecord(n *seccomp.Notification, h seccomp.Msghdr, flags int) (int, error) {
-	typ, err := recordType(n, h)
-	if err != nil {
-		return 0, err
-	}
-	const known = unix.MSG_MORE | unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL | unix.MSG_EOR | unix.MSG_CMSG_CLOEXEC
-	switch {
-	case flags&^known != 0:
-		return 0, unix.EOPNOTSUPP
-	case flags&unix.MSG_MORE != 0:
-		return 0, unix.EINVAL // a record of another type is never held open
-	}
-	v, err := n.ReadIovecs(nil, h.Iov, h.Iovlen)
-	if err != nil {
-		return 0, err
-	}
-	b := make([]byte, min(length(v), maxBytes))
-	m, err := n.ReadVec(b, v)
-	if m == 0 && err != nil {
-		return 0, err
-	}
-	b = b[:m] // as much as could be read, like Linux
-	for sent := 0; ; {
-		part := b[sent:min(len(b), sent+record.MaxPlaintext)]
-		if _, err := t.a.SendControl(typ, part); err != nil {
-			if sent > 0 {
-				return sent, nil
-			}
-			return 0, err
-		}
-		if sent += len(part); sent == len(b) {
-			return sent, nil
-		}
-	}
-}
-
-func length(v []seccomp.Iovec) int {
-	n := 0
-	for _, p := range v {
-		if n += p.Len; n > maxBytes {
-			return maxBytes
-		}
-	}
-	return n
-}
 
 // recordType finds TLS_SET_RECORD_TYPE among the control messages; others are
 // EINVAL, as Linux answers.
@@ -118,7 +53,70 @@ func recordType(n *seccomp.Notification, h seccomp.Msghdr) (record.ContentType, 
 	return typ, nil
 }
 
-// recvmsg performs one that has room for control messages.
+// buffersOf returns the memory of a message.
+func buffersOf(n *seccomp.Notification, h seccomp.Msghdr) ([]seccomp.Iovec, error) {
+	const maxIovecs = 1024 // UIO_MAXIOV
+	if h.Iovlen > maxIovecs {
+		return nil, unix.EMSGSIZE
+	}
+	v, err := n.ReadIovecs(nil, h.Iov, h.Iovlen)
+	if err == nil && badRange(v) {
+		err = unix.EFAULT
+	}
+	return v, err
+}
+
+// load makes a transmission that of the message at addr.
+func (x *transmission) load(n *seccomp.Notification, addr uint64, flags int) error {
+	h, err := n.ReadMsghdr(addr)
+	if err != nil {
+		return err
+	}
+	return x.message(n, h, flags)
+}
+
+func (x *transmission) message(n *seccomp.Notification, h seccomp.Msghdr, flags int) error {
+	v, err := buffersOf(n, h)
+	if err != nil {
+		return err
+	}
+	if flags, err = sendFlags(flags); err != nil {
+		return err
+	}
+	x.begin(&memory{v}, sum(v), flags)
+	if h.Controllen == 0 {
+		return nil
+	}
+	if x.typ, err = recordType(n, h); err != nil {
+		return err
+	}
+	if flags&unix.MSG_MORE != 0 {
+		return unix.EINVAL // a record of another type is never held open
+	}
+	return nil
+}
+
+// sendmsg performs one with TLS_SET_RECORD_TYPE, and every one with --strict.
+func (t *tlsSocket) sendmsg(n *seccomp.Notification) {
+	h, err := n.ReadMsghdr(n.Args[1])
+	if err != nil {
+		fail(n, err)
+		return
+	}
+	if h.Controllen == 0 && !t.isStrict() || !t.sends() {
+		n.Continue()
+		return
+	}
+	c := &writeCall{transmission: transmission{t: t, fd: int(int32(n.Args[0]))}, native: true}
+	if err := c.message(n, h, int(int32(n.Args[2]))); err != nil {
+		fail(n, err)
+		return
+	}
+	perform(n, c)
+}
+
+// recvmsg performs one that has room for control messages, and every one with
+// --strict.
 func (t *tlsSocket) recvmsg(n *seccomp.Notification) {
 	h, err := n.ReadMsghdr(n.Args[1])
 	if err != nil {
@@ -126,251 +124,276 @@ func (t *tlsSocket) recvmsg(n *seccomp.Notification) {
 		return
 	}
 	flags := int(int32(n.Args[2]))
-	if h.Controllen == 0 && flags&unix.MSG_ERRQUEUE == 0 || !t.receives() {
+	if h.Controllen == 0 && flags&unix.MSG_ERRQUEUE == 0 && !t.isStrict() || !t.receives() {
 		n.Continue()
 		return
 	}
-	r := &reception{t: t, h: h, flags: flags}
-	if r.v, err = n.ReadIovecs(nil, h.Iov, h.Iovlen); err != nil {
-		fail(n, err)
-		return
-	}
-	if done := r.try(n); done {
-		return
-	}
-	// It waits, and not on the thread that all calls come by.
-	if !n.Later(r.wait) {
-		n.Respond(0, unix.EAGAIN)
-	}
-}
-
-// receives reports whether records are opened for the program.
-func (t *tlsSocket) receives() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.a != nil && t.keys[1].Version != 0
-}
-
-// reception is one recvmsg.
-type reception struct {
-	t     *tlsSocket
-	h     seccomp.Msghdr
-	v     []seccomp.Iovec
-	flags int
-
-	deadline time.Time // of SO_RCVTIMEO
-}
-
-var errWait = errors.New("afd: nothing is there to be read yet")
-
-// try answers the call if it need not wait. The program's half is only open here
-// for as long as that takes: who holds it hides the program's close.
-func (r *reception) try(n *seccomp.Notification) (done bool) {
-	fd, err := n.GetFD(int(int32(n.Args[0])))
+	v, err := buffersOf(n, h)
 	if err != nil {
 		fail(n, err)
-		return true
-	}
-	defer unix.Close(fd)
-	b := make([]byte, length(r.v))
-	typ, m, outFlags, err := r.receive(fd, b)
-	if err == errWait {
-		file, ferr := n.FileFlags(int(int32(n.Args[0])))
-		if ferr != nil {
-			fail(n, ferr)
-			return true
-		}
-		if r.flags&unix.MSG_DONTWAIT != 0 || file&unix.O_NONBLOCK != 0 {
-			err = unix.EAGAIN
-		} else if r.expired(fd) {
-			err = unix.EAGAIN
-		} else {
-			return false
-		}
-	}
-	if err != nil {
-		fail(n, err)
-		return true
-	}
-	r.deliver(n, typ, b[:m], outFlags)
-	return true
-}
-
-// receive reads data, or the control record that is next, without waiting.
-func (r *reception) receive(fd int, b []byte) (typ record.ContentType, n, outFlags int, err error) {
-	a := r.t.a
-	peek := r.flags & unix.MSG_PEEK
-	if r.flags&unix.MSG_ERRQUEUE == 0 {
-		n, _, err = unix.Recvfrom(fd, b, unix.MSG_DONTWAIT|peek)
-		switch {
-		case err == nil && (n > 0 || len(b) == 0):
-			return record.ApplicationData, n, 0, nil
-		case err == nil, err == unix.ECONNRESET:
-			if failure := a.Failure(); failure != nil {
-				return 0, 0, 0, errnoOf(failure)
-			}
-			return record.ApplicationData, 0, 0, err
-		case err != unix.EAGAIN:
-			return 0, 0, 0, err
-		}
-	} else if queued, qerr := unix.IoctlGetInt(fd, unix.SIOCINQ); qerr == nil && queued > 0 && !atMark(fd) {
-		return 0, 0, 0, unix.EAGAIN // data comes first
-	}
-	c, all, ok := a.TakeControl(len(b), peek != 0)
-	if !ok {
-		if r.flags&unix.MSG_ERRQUEUE != 0 {
-			return 0, 0, 0, unix.EAGAIN
-		}
-		if a.Expired() {
-			return 0, 0, 0, unix.EKEYEXPIRED
-		}
-		return 0, 0, 0, errWait
-	}
-	if all {
-		outFlags = unix.MSG_EOR
-		if peek == 0 {
-			takeMark(fd)
-		}
-	}
-	return c.Type, copy(b, c.Payload), outFlags, nil
-}
-
-// atMark reports whether a control record's mark is next.
-func atMark(fd int) bool {
-	at, err := unix.IoctlGetInt(fd, unix.SIOCATMARK)
-	return err == nil && at == 1
-}
-
-// takeMark takes the mark of a control record out of the program's queue.
-func takeMark(fd int) {
-	var b [1]byte
-	unix.Recvfrom(fd, b[:], unix.MSG_OOB|unix.MSG_DONTWAIT)
-}
-
-// deliver gives the program what was received, with its type.
-func (r *reception) deliver(n *seccomp.Notification, typ record.ContentType, b []byte, flags int) {
-	if _, err := n.WriteVec(r.v, b); err != nil {
-		fail(n, err)
 		return
 	}
-	clear(b)
-	h := r.h
-	h.Namelen, h.Flags = 0, int32(flags)
-	var out uint64
-	if len(b) > 0 || typ != record.ApplicationData {
-		var c [cmsgSpace]byte
-		binary.LittleEndian.PutUint64(c[:], cmsgType)
-		binary.LittleEndian.PutUint32(c[8:], unix.SOL_TLS)
-		binary.LittleEndian.PutUint32(c[12:], tlsGetRecordType)
-		c[cmsgHead] = byte(typ)
-		if h.Controllen >= cmsgType {
-			out = min(h.Controllen, cmsgSpace)
-			if err := n.Write(h.Control, c[:out]); err != nil {
-				fail(n, err)
-				return
-			}
-		} else {
-			h.Flags |= unix.MSG_CTRUNC
-		}
+	addr := n.Args[1]
+	c := &readCall{reception: reception{t: t, fd: int(int32(n.Args[0])), flags: flags, room: h.Controllen >= cmsgType}}
+	c.finish = func(n *seccomp.Notification, r *reception) error { return r.writeHeader(n, addr, h) }
+	c.start(v)
+	perform(n, c)
+}
+
+// writeHeader writes what recvmsg says of a message besides its bytes.
+func (r *reception) writeHeader(n *seccomp.Notification, addr uint64, h seccomp.Msghdr) error {
+	h.Namelen, h.Flags = 0, int32(r.flags&unix.MSG_CMSG_CLOEXEC)
+	if r.eor {
+		h.Flags |= unix.MSG_EOR
 	}
 	if r.flags&unix.MSG_ERRQUEUE != 0 {
 		h.Flags |= unix.MSG_ERRQUEUE
 	}
-	h.Controllen = out
-	if err := n.WriteMsghdr(n.Args[1], h); err != nil {
-		fail(n, err)
-		return
+	var out uint64
+	if r.typ != 0 {
+		var c [cmsgSpace]byte
+		size := min(h.Controllen, cmsgType)
+		binary.LittleEndian.PutUint64(c[:], size)
+		binary.LittleEndian.PutUint32(c[8:], unix.SOL_TLS)
+		binary.LittleEndian.PutUint32(c[12:], tlsGetRecordType)
+		c[cmsgHead] = byte(r.typ)
+		if size < cmsgType {
+			h.Flags |= unix.MSG_CTRUNC
+		}
+		if size >= cmsgHead {
+			if err := n.Write(h.Control, c[:size]); err != nil {
+				return err
+			}
+			out = min(h.Controllen, cmsgSpace)
+		}
 	}
-	n.Respond(int64(len(b)), 0)
+	h.Controllen = out
+	return n.WriteMsghdr(addr, h)
 }
 
-// pollInterval is how long a waiting call does not notice a signal.
-const pollInterval = 20 * time.Millisecond
+// vector is sendmmsg or recvmmsg: messages one after the other, of which the call
+// counts those that are done.
+type vector struct {
+	addr        uint64
+	count, done int
+	loaded      bool // the next message has begun
+}
 
-// wait answers a call that blocks.
-func (r *reception) wait(n *seccomp.Notification) {
-	for {
-		if r.try(n) {
-			return
-		}
-		fd, err := n.GetFD(int(int32(n.Args[0])))
+const maxMessages = 1024 // UIO_MAXIOV: of more the rest is not looked at
+
+// message is where the next message is.
+func (v *vector) message() uint64 { return v.addr + uint64(v.done)*mmsgSize }
+
+// finish notes how long the message was.
+func (v *vector) finish(n *seccomp.Notification, length int) error {
+	var b [4]byte
+	binary.NativeEndian.PutUint32(b[:], uint32(length))
+	if err := n.Write(v.message()+seccomp.SizeofMsghdr, b[:]); err != nil {
+		return err
+	}
+	v.done++
+	v.loaded = false
+	return nil
+}
+
+func (v *vector) end(n *seccomp.Notification, err error) {
+	if v.done > 0 || err == nil {
+		n.Respond(int64(v.done), 0)
+		return
+	}
+	fail(n, err)
+}
+
+// messages performs sendmmsg and recvmmsg.
+func (t *tlsSocket) messages(n *seccomp.Notification) {
+	sending := n.Nr == unix.SYS_SENDMMSG
+	if sending && !t.sends() || !sending && !t.receives() {
+		n.Continue()
+		return
+	}
+	v := vector{addr: n.Args[1], count: int(min(uint32(n.Args[2]), maxMessages))}
+	flags := int(int32(n.Args[3]))
+	if !t.isStrict() && flags&unix.MSG_ERRQUEUE == 0 {
+		ours, err := v.anyControl(n)
 		if err != nil {
 			fail(n, err)
 			return
 		}
-		p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLPRI | unix.POLLRDHUP}}
-		unix.Poll(p[:], int(pollInterval/time.Millisecond))
-		unix.Close(fd)
-		if errno, err := n.Interrupted(); err != nil {
-			return
-		} else if errno != 0 {
-			if !r.deadline.IsZero() {
-				errno = unix.EINTR
-			}
-			n.Respond(0, errno)
+		if !ours {
+			n.Continue()
 			return
 		}
-		select {
-		case <-n.Done():
-			n.Respond(0, unix.EINTR)
-			return
-		default:
-		}
 	}
-}
-
-// expired reports whether SO_RCVTIMEO has passed; the first call starts it.
-func (r *reception) expired(fd int) bool {
-	if r.deadline.IsZero() {
-		tv, err := unix.GetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO)
-		if err != nil || tv.Sec == 0 && tv.Usec == 0 {
-			return false
-		}
-		r.deadline = time.Now().Add(time.Duration(tv.Nano()))
+	fd := int(int32(n.Args[0]))
+	if sending {
+		performLater(n, &sendVector{transmission: transmission{t: t, fd: fd}, vector: v, flags: flags})
+		return
 	}
-	return !time.Now().Before(r.deadline)
-}
-
-// nextRecord is getsockopt(AFTLS_NEXT_RECORD): the type and length of the control
-// record at which reading stopped. Its bytes are what read(2) gives next.
-func (t *tlsSocket) nextRecord(n *seccomp.Notification) ([]byte, error) {
-	t.mu.Lock()
-	a := t.a
-	t.mu.Unlock()
-	if a == nil {
-		return nil, unix.ENOTCONN
-	}
-	fd, err := n.GetFD(int(int32(n.Args[0])))
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	c, _, ok := a.TakeControl(record.MaxPlaintext, true)
-	if !ok {
-		return nil, unix.EAGAIN
-	}
-	if queued, err := unix.IoctlGetInt(fd, unix.SIOCINQ); err != nil || queued > 0 && !atMark(fd) {
-		return nil, unix.EAGAIN // data comes first
-	}
-	takeMark(fd)
-	if err := a.Inline(); err != nil {
-		return nil, err
-	}
-	b := []byte{byte(c.Type), 0}
-	return binary.NativeEndian.AppendUint16(b, uint16(len(c.Payload))), nil
-}
-
-// messages performs sendmmsg and recvmmsg where they have control messages: of
-// one message, as there is no program that sends more records so.
-func (t *tlsSocket) messages(n *seccomp.Notification) {
-	h, err := n.ReadMsghdr(n.Args[1])
-	if err != nil {
+	c := &recvVector{reception: reception{t: t, fd: fd, flags: flags}, vector: v}
+	if err := c.readTimeout(n); err != nil {
 		fail(n, err)
 		return
 	}
-	if h.Controllen == 0 {
-		n.Continue()
-		return
-	}
-	n.Respond(0, unix.EOPNOTSUPP)
+	performLater(n, c)
 }
+
+// anyControl reports whether a message has a buffer for control messages. Headers
+// that cannot be read end the vector.
+func (v *vector) anyControl(n *seccomp.Notification) (bool, error) {
+	for i := range v.count {
+		h, err := n.ReadMsghdr(v.addr + uint64(i)*mmsgSize)
+		if err != nil {
+			if i > 0 {
+				err = nil
+			}
+			return false, err
+		}
+		if h.Controllen > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+type sendVector struct {
+	transmission
+	vector
+	flags int
+}
+
+func (c *sendVector) try(n *seccomp.Notification) bool {
+	for c.done < c.count {
+		if !c.loaded {
+			if err := c.load(n, c.vector.message(), c.flags); err != nil {
+				c.vector.end(n, err)
+				return true
+			}
+			c.loaded = true
+		}
+		err := c.send(n)
+		if err == errWait || err == errMore {
+			return false
+		}
+		if err == nil {
+			err = c.vector.finish(n, c.n)
+		}
+		c.release() // between messages others may send
+		if err != nil {
+			c.vector.end(n, err)
+			return true
+		}
+	}
+	c.vector.end(n, nil)
+	return true
+}
+
+func (c *sendVector) end(n *seccomp.Notification, errno unix.Errno) {
+	err := error(c.interrupted(errno))
+	if c.loaded && c.n > 0 {
+		c.close()
+		err = c.vector.finish(n, c.n)
+	}
+	c.vector.end(n, err)
+}
+
+type recvVector struct {
+	reception
+	vector
+	h        seccomp.Msghdr
+	deadline time.Time // of the call, which is only looked at between messages
+}
+
+// readTimeout reads the timeout of recvmmsg.
+func (c *recvVector) readTimeout(n *seccomp.Notification) error {
+	if n.Args[4] == 0 {
+		return nil
+	}
+	var b [16]byte
+	if err := n.Read(b[:], n.Args[4]); err != nil {
+		return err
+	}
+	ts := unix.Timespec{Sec: int64(binary.NativeEndian.Uint64(b[:])), Nsec: int64(binary.NativeEndian.Uint64(b[8:]))}
+	if ts.Sec < 0 || ts.Nsec < 0 || ts.Nsec >= 1e9 {
+		return unix.EINVAL
+	}
+	const year = 365 * 24 * 3600
+	c.deadline = time.Now().Add(time.Duration(min(ts.Sec, 100*year))*time.Second + time.Duration(ts.Nsec))
+	return nil
+}
+
+func (c *recvVector) try(n *seccomp.Notification) bool {
+	for c.done < c.count {
+		if !c.loaded {
+			err := c.load(n)
+			if err != nil {
+				c.vector.end(n, err)
+				return true
+			}
+		}
+		err := c.receive(n)
+		if err == errWait || err == errMore {
+			return false
+		}
+		if err == nil {
+			err = c.finishMessage(n)
+		}
+		if err != nil {
+			c.over(n, err)
+			return true
+		}
+		if c.flags&unix.MSG_WAITFORONE != 0 {
+			c.flags |= unix.MSG_DONTWAIT
+		}
+		if !c.deadline.IsZero() && !time.Now().Before(c.deadline) {
+			break
+		}
+	}
+	c.over(n, nil)
+	return true
+}
+
+func (c *recvVector) load(n *seccomp.Notification) (err error) {
+	if c.h, err = n.ReadMsghdr(c.vector.message()); err != nil {
+		return err
+	}
+	v, err := buffersOf(n, c.h)
+	if err != nil {
+		return err
+	}
+	c.room = c.h.Controllen >= cmsgType
+	c.start(v)
+	c.loaded = true
+	return nil
+}
+
+func (c *recvVector) finishMessage(n *seccomp.Notification) error {
+	if err := c.writeHeader(n, c.vector.message(), c.h); err != nil {
+		return err
+	}
+	return c.vector.finish(n, c.n)
+}
+
+// over answers, with what is left of the timeout.
+func (c *recvVector) over(n *seccomp.Notification, err error) {
+	if c.done > 0 && !c.deadline.IsZero() {
+		left := max(time.Until(c.deadline), 0)
+		var b [16]byte
+		binary.NativeEndian.PutUint64(b[:], uint64(left/time.Second))
+		binary.NativeEndian.PutUint64(b[8:], uint64(left%time.Second))
+		if werr := n.Write(n.Args[4], b[:]); werr != nil {
+			fail(n, werr)
+			return
+		}
+	}
+	c.vector.end(n, err)
+}
+
+func (c *recvVector) end(n *seccomp.Notification, errno unix.Errno) {
+	err := error(c.interrupted(errno))
+	if c.loaded && c.n > 0 {
+		err = c.finishMessage(n)
+	}
+	c.over(n, err)
+}
+
+func (c *recvVector) release() {}

@@ -22,6 +22,7 @@ const (
 	WantControl uint16 = 1 << iota // control records over a control descriptor
 	Kernel                         // as a kernel TLS socket behaves: see docs/handoff.md
 	IsClient                       // the program was the client of the handshake
+	Records                        // the data descriptor keeps the boundaries of records
 	allFlags    = 1<<iota - 1
 )
 

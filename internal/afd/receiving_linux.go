@@ -40,20 +40,27 @@ func (a *Association) receive(d *delivery) (int64, error) {
 		}
 		var err error
 		switch {
-		case a.filter != nil && a.isKeyed(aftls.Receive):
-			err = a.filtered(d)
+		case (a.filter != nil || a.strict || a.end.Records()) && a.isKeyed(aftls.Receive):
+			err = a.recordwise(d)
 		case a.policyConn() != nil:
 			_, err = a.policyConn().WriteTo(d)
 		case a.isKeyed(aftls.Receive):
 			_, err = a.sock.WriteTo(d)
 			if errors.Is(err, aftls.ErrControl) {
-				err = a.control()
+				if err = a.deliverRest(d); err == nil {
+					err = a.control()
+				}
 				if err == nil {
 					continue
 				}
 			}
 		default:
 			err = a.pass(d)
+		}
+		if err != errAgain && !errors.Is(err, os.ErrDeadlineExceeded) {
+			if rerr := a.deliverRest(d); rerr != nil {
+				return d.n, rerr
+			}
 		}
 		switch {
 		case err == nil, err == io.EOF:
@@ -160,6 +167,20 @@ func (d *delivery) Write(p []byte) (int, error) {
 	return whole, nil
 }
 
+// deliverRest gives the program what a pause kept back, before anything that comes
+// behind it.
+func (a *Association) deliverRest(d *delivery) error {
+	for len(a.rest) > 0 {
+		if err := a.await(); err != nil {
+			return err
+		}
+		if _, err := d.Write(nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // pass gives the program the bytes of a direction without keys.
 func (a *Association) pass(d *delivery) error {
 	b := make([]byte, record.MaxPlaintext)
@@ -192,16 +213,19 @@ func (a *Association) control() error {
 }
 
 func (a *Association) controlRecord(typ record.ContentType, b []byte, offset uint64) error {
-	if a.keyUpdate(typ, b) {
-		a.mu.Lock()
-		a.expired = true
-		a.mu.Unlock()
-	}
+	expires := a.keyUpdate(typ, b)
 	c := Control{typ, b, offset}
 	if a.taker == nil {
-		a.hold(c)
-	} else if err := a.taker.Take(c); err != nil {
-		return err
+		if err := a.hold(c, expires); err != nil {
+			return err
+		}
+	} else {
+		a.mu.Lock()
+		a.expired = expires
+		a.mu.Unlock()
+		if err := a.taker.Take(c); err != nil {
+			return err
+		}
 	}
 	if typ == record.AlertRecord && len(b) == 2 && a.policy == Theirs {
 		if record.Alert(b[1]) == record.CloseNotify {
@@ -216,11 +240,28 @@ func (a *Association) controlRecord(typ record.ContentType, b []byte, offset uin
 
 // hold keeps a control record until TakeControl has all of it, and marks its
 // place in the stream: the program is woken, and its read stops there.
-func (a *Association) hold(c Control) {
+func (a *Association) hold(c Control, expires bool) error {
+	for {
+		err := a.end.Mark(byte(c.Type))
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			break // a program that is gone needs no mark
+		}
+		if err := a.await(); err != nil {
+			return err
+		}
+	}
 	a.mu.Lock()
 	a.held = &c
+	a.expired = expires
 	a.mu.Unlock()
-	a.end.Mark(byte(c.Type))
+	return nil
+}
+
+// HasControl reports whether the program stopped, or will stop, at a control record.
+func (a *Association) HasControl() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.held != nil
 }
 
 // TakeControl returns up to n bytes of the control record that reading stopped
@@ -299,9 +340,9 @@ func (a *Association) HasFilter() bool {
 	return a.filter != nil
 }
 
-// filtered gives the program record after record, until there is a control record
+// recordwise gives the program record after record, until there is a control record
 // or the receiving side is paused.
-func (a *Association) filtered(d *delivery) error {
+func (a *Association) recordwise(d *delivery) error {
 	wait, read := a.sock.WaitRead, a.sock.ReadRecord
 	c := a.policyConn()
 	if c != nil {
@@ -312,6 +353,9 @@ func (a *Association) filtered(d *delivery) error {
 		if len(a.rest) > 0 {
 			if _, err := d.Write(nil); err != nil {
 				return err
+			}
+			if len(a.rest) > 0 {
+				return errAgain
 			}
 		}
 		if err := wait(); err != nil {
@@ -326,12 +370,18 @@ func (a *Association) filtered(d *delivery) error {
 		case err != nil:
 			return err
 		case typ == record.ApplicationData:
-			if keep := min(uint32(n), a.filter(b[:n])); keep > 0 {
+			keep := n
+			if a.filter != nil {
+				keep = int(min(uint32(n), a.filter(b[:n])))
+			}
+			if keep > 0 {
+				a.arrived(keep)
 				if _, err := d.Write(b[:keep]); err != nil {
 					return err
 				}
 			}
 		case c == nil:
+			a.arrived(0)
 			if err := a.controlRecord(typ, b[:n], offset); err != nil {
 				return err
 			}

@@ -3,6 +3,7 @@ package afd
 import (
 	"errors"
 	"io"
+	"sync"
 	"syscall"
 
 	"github.com/aftls/aftls"
@@ -24,14 +25,20 @@ type sending struct {
 	over   error // no more events: why
 
 	armed nextRecord
-	raw   []byte // buffer of a direction without keys, for one turn
+	cuts  cuts
+	seq   uint64 // number of the next record, behind what is committed
+	doing uint64 // records of the event that happens now
+	ended error  // what the direction ended of
+
+	raw []byte // buffer of a direction without keys, for one turn
 }
 
 // event is what happens when so many bytes of the program are committed.
 type event struct {
-	offset uint64
-	do     func() error
-	done   chan error // has room for one
+	offset  uint64
+	records uint64 // that do seals
+	do      func() error
+	done    chan error // has room for one
 }
 
 // nextRecord is the type that was armed for the next bytes of the program.
@@ -50,6 +57,11 @@ var ErrBusy = refuse(syscall.EAGAIN, "too many control records wait for the peer
 // behind has do called behind everything that the program has written by now. The
 // result comes on done.
 func (a *Association) behind(do func() error) (done <-chan error, err error) {
+	return a.announce(0, do)
+}
+
+// announce is behind of something that seals so many records.
+func (a *Association) announce(records uint64, do func() error) (done <-chan error, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var offset uint64
@@ -57,19 +69,22 @@ func (a *Association) behind(do func() error) (done <-chan error, err error) {
 		if offset, err = a.end.Written(); err != nil {
 			return nil, err
 		}
+		if a.strict && a.keyed[aftls.Send] {
+			a.sending.cuts.cutAt(offset, a.sent)
+		}
 	} // else the bytes wait for this event: it may be their keys
-	return a.at(offset, do)
+	return a.at(event{offset: offset, records: records, do: do})
 }
 
-// at has do called at an offset. It is called under mu.
-func (a *Association) at(offset uint64, do func() error) (<-chan error, error) {
+// at has an event happen. It is called under mu.
+func (a *Association) at(e event) (<-chan error, error) {
 	if a.sending.over != nil {
 		return nil, a.sending.over
 	}
 	if len(a.sending.events) >= maxEvents {
 		return nil, ErrBusy
 	}
-	e := event{offset, do, make(chan error, 1)}
+	e.done = make(chan error, 1)
 	a.sending.events = append(a.sending.events, e)
 	a.pump.Kick()
 	return e.done, nil
@@ -84,6 +99,7 @@ func (a *Association) nextEvent(offset uint64) (e event, due bool, left uint64) 
 	if ev := a.sending.events; len(ev) > 0 {
 		if ev[0].offset <= offset {
 			a.sending.events = ev[1:]
+			a.sending.doing = ev[0].records
 			return ev[0], true, 0
 		}
 		left = ev[0].offset - offset
@@ -107,12 +123,31 @@ func (a *Association) endSending(why error) {
 var errEnded = refuse(syscall.EPIPE, "the sending direction has ended")
 
 // ReadFrom sends what the program wrote: the pump calls it with the end.
-func (a *Association) ReadFrom(r io.Reader) (total int64, err error) {
+func (a *Association) ReadFrom(r io.Reader) (int64, error) {
+	n, err := a.send(r)
+	if err != nil {
+		a.mu.Lock()
+		a.sending.ended = err
+		a.mu.Unlock()
+	}
+	return n, err
+}
+
+// SendFailure is what the sending side ended of, nil while it lives and at a clean
+// end.
+func (a *Association) SendFailure() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sending.ended
+}
+
+func (a *Association) send(r io.Reader) (total int64, err error) {
 	whole := r.(*io.LimitedReader)
 	for {
 		e, due, left := a.nextEvent(a.sent)
 		if due {
 			err := e.do()
+			a.committed(0)
 			e.done <- err
 			if err != nil && isFatal(err) {
 				return total, err
@@ -124,7 +159,7 @@ func (a *Association) ReadFrom(r io.Reader) (total int64, err error) {
 		n, err := a.sendSome(&part)
 		whole.N -= n
 		total += n
-		a.sent += uint64(n)
+		a.committed(n)
 		if err != nil {
 			return total, err
 		}
@@ -134,6 +169,16 @@ func (a *Association) ReadFrom(r io.Reader) (total int64, err error) {
 			}
 		}
 	}
+}
+
+// committed notes that n more bytes of the program are sealed, or an event has
+// happened.
+func (a *Association) committed(n int64) {
+	seq := a.sock.Info().Send.Seq
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sent += uint64(n)
+	a.sending.seq, a.sending.doing = seq, 0
 }
 
 func (a *Association) peekEvent() (e event, due bool, left uint64) {
@@ -155,10 +200,14 @@ func isFatal(err error) bool {
 // sendSome sends up to so many bytes under the keys of now.
 func (a *Association) sendSome(r *io.LimitedReader) (int64, error) {
 	switch {
+	case a.end.Records() && a.isKeyed(aftls.Send):
+		return a.sendRecords(r)
 	case a.sending.armed.left > 0:
 		return a.sendArmed(r)
 	case a.policyConn() != nil:
 		return a.policyConn().ReadFrom(r)
+	case a.strict && a.isKeyed(aftls.Send):
+		return a.sendRecord(r)
 	case a.isKeyed(aftls.Send):
 		n, err := a.sock.ReadFrom(r)
 		if n == 0 && errors.Is(err, aftls.ErrShutdown) {
@@ -174,6 +223,31 @@ func (a *Association) sendSome(r *io.LimitedReader) (int64, error) {
 		return a.sendRaw(r)
 	}
 	return 0, nil // it waits for the keys
+}
+
+// payloads are buffers of one record each.
+var payloads = sync.Pool{New: func() any { return new([record.MaxPlaintext]byte) }}
+
+// sendRecords sends each message of the program as one record.
+func (a *Association) sendRecords(r *io.LimitedReader) (total int64, err error) {
+	b := payloads.Get().(*[record.MaxPlaintext]byte)
+	defer payloads.Put(b)
+	for total < r.N {
+		n, err := a.end.ReadMessage(b[:])
+		if n == 0 {
+			if err == io.EOF {
+				err = nil
+			}
+			return total, err
+		}
+		err = a.writeRecord(record.ApplicationData, b[:n])
+		clear(b[:n])
+		total += int64(n)
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
 }
 
 // sendRaw passes bytes of a direction without keys.
@@ -229,7 +303,7 @@ func (a *Association) SendControl(typ record.ContentType, b []byte) (done <-chan
 		return nil, refuse(syscall.EMSGSIZE, "a record holds at most %d bytes", record.MaxPlaintext)
 	}
 	b = append([]byte(nil), b...)
-	return a.behind(func() error { return a.writeRecord(typ, b) })
+	return a.announce(1, func() error { return a.writeRecord(typ, b) })
 }
 
 // Arm makes one record of the type of the next n bytes that the program writes.

@@ -195,7 +195,7 @@ func (s *Supervisor) setTLS(n *seccomp.Notification, t *tlsSocket, fd, name int,
 		return setBool(value)
 	case tlsRXNoPad:
 		return t.setNoPad(value)
-	case aftlsPolicy, aftlsClient:
+	case aftlsPolicy, aftlsIsClient:
 		if t.linux {
 			return unix.ENOPROTOOPT
 		}
@@ -282,8 +282,12 @@ func (t *tlsSocket) arm(typ record.ContentType, length int) error {
 // getsockopt answers what the program asks of a TLS socket.
 func (t *tlsSocket) getsockopt(n *seccomp.Notification) {
 	level, name := int(int32(n.Args[1])), int(int32(n.Args[2]))
-	if level == unix.SOL_SOCKET {
-		n.Respond(0, unix.EOPNOTSUPP)
+	if level == unix.SOL_SOCKET && !t.isStrict() {
+		if isFilter(name) {
+			n.Respond(0, unix.EOPNOTSUPP)
+		} else {
+			n.Continue()
+		}
 		return
 	}
 	var b [4]byte
@@ -309,6 +313,9 @@ func (t *tlsSocket) getsockopt(n *seccomp.Notification) {
 }
 
 func (t *tlsSocket) getOption(n *seccomp.Notification, level, name, room int) ([]byte, error) {
+	if level == unix.SOL_SOCKET {
+		return t.socketOption(name)
+	}
 	if level != unix.SOL_TLS {
 		if level == unix.IPPROTO_TCP && name == unix.TCP_ULP {
 			return []byte(ulpTLS + "\x00"), nil
@@ -328,6 +335,11 @@ func (t *tlsSocket) getOption(n *seccomp.Notification, level, name, room int) ([
 		return make([]byte, 4), nil
 	case aftlsNextRecord:
 		return t.nextRecord(n)
+	case aftlsControlFD:
+		if room != 4 {
+			return nil, unix.EINVAL
+		}
+		return t.controlFD(n)
 	case aftlsError:
 		t.mu.Lock()
 		a := t.a
@@ -357,6 +369,9 @@ func (t *tlsSocket) liveKeys(d aftls.Direction, room int) ([]byte, error) {
 		i = t.a.Info().Receive
 	}
 	k.Seq = i.Seq
+	if t.isStrict() {
+		k.Seq = t.strictSeq(d)
+	}
 	b, err := AppendCryptoInfo(nil, k)
 	if err != nil {
 		return nil, unix.EINVAL

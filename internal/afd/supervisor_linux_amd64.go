@@ -25,6 +25,11 @@ type Supervisor struct {
 	// Family is the number of AF_TLS.
 	Family int
 
+	// Strict has the TLS sockets of TCP_ULP answer reading and writing calls as
+	// Linux does, errno for errno. Each of these calls costs a trap then,
+	// whatever its descriptor.
+	Strict bool
+
 	// Log is told in one line of what cannot be told to the program.
 	Log func(format string, args ...any)
 
@@ -35,6 +40,7 @@ type Supervisor struct {
 	sockets map[uint64]*tlsSocket // by the inode of the program's half
 	ulp     map[uint64]uint64     // by the inode of a TCP socket with TCP_ULP: its cookie
 	carried map[uint64]*tlsSocket // by the inode of a carrier that the program bound
+	ended   []*tlsSocket          // the last that ended with an error
 	pumps   sync.WaitGroup
 
 	any   atomic.Bool // there is a TLS socket: calls have to be looked at
@@ -68,6 +74,9 @@ func (s *Supervisor) rules() []seccomp.Rule {
 		rules = append(rules,
 			seccomp.Rule{Nr: nr, When: []seccomp.Test{seccomp.ArgIn(1, unix.IPPROTO_TCP, unix.SOL_TLS, unix.IPPROTO_IP, unix.IPPROTO_IPV6)}, Then: notify},
 			seccomp.Rule{Nr: nr, When: []seccomp.Test{seccomp.ArgIn(1, unix.SOL_SOCKET), seccomp.ArgIn(2, unix.SO_ATTACH_FILTER, unix.SO_ATTACH_BPF, unix.SO_DETACH_FILTER, unix.SO_LOCK_FILTER, unix.SO_ATTACH_REUSEPORT_CBPF, unix.SO_ATTACH_REUSEPORT_EBPF)}, Then: notify})
+	}
+	if s.Strict {
+		rules = append(rules, strictRules()...)
 	}
 	// An io_uring performs calls that no filter sees, on files that it keeps:
 	// after a swap it would send plaintext on the TCP socket.
@@ -130,6 +139,9 @@ func (s *Supervisor) log(format string, args ...any) {
 
 // handle answers one call, on the thread that received it.
 func (s *Supervisor) handle(n *seccomp.Notification) {
+	if s.Strict && s.strict(n) {
+		return
+	}
 	switch n.Nr {
 	case unix.SYS_SOCKET:
 		s.socket(n)
@@ -220,7 +232,7 @@ func (s *Supervisor) unregister(t *tlsSocket) {
 func (s *Supervisor) run(t *tlsSocket) {
 	s.pumps.Go(func() {
 		err := t.a.Run()
-		s.unregister(t)
+		s.over(t, err)
 		i := t.a.Info()
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/aftls/aftls"
 	"github.com/aftls/aftls/internal/pump"
@@ -30,6 +31,11 @@ type tlsSocket struct {
 
 	filterLocked bool // SO_LOCK_FILTER
 
+	control *control      // AFTLS_CONTROL_FD was asked for
+	reading sync.Mutex    // who takes something out of the program's half
+	sending chan struct{} // holds something while a call sends
+	told    atomic.Bool   // the program knows why its connection ended (--strict)
+
 	carrierInode uint64 // of a carrier that the program holds too
 	local, peer  net.Addr
 }
@@ -44,8 +50,11 @@ func (t *tlsSocket) unbound() bool {
 func (s *Supervisor) socket(n *seccomp.Notification) {
 	typ, protocol := int(n.Args[1]), int(int32(n.Args[2]))
 	const flags = unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
+	newPair := pump.NewPair
 	switch typ &^ flags {
 	case unix.SOCK_STREAM:
+	case unix.SOCK_SEQPACKET:
+		newPair = pump.NewRecordPair
 	case unix.SOCK_DGRAM:
 		n.Respond(0, unix.EOPNOTSUPP) // until there are DTLS records
 		return
@@ -58,7 +67,7 @@ func (s *Supervisor) socket(n *seccomp.Notification) {
 		return
 	}
 	s.closeAbandoned()
-	end, theirs, err := pump.NewPair()
+	end, theirs, err := newPair()
 	if err != nil {
 		fail(n, err)
 		return
@@ -179,6 +188,7 @@ func (t *tlsSocket) attach(carrier *pump.Carrier) {
 		policy = AsLinux
 	}
 	t.a = NewAssociation(carrier, t.end, policy, t.client, nil)
+	t.a.strict = t.isStrict()
 }
 
 // setKeys gives one direction its keys, as TLS_TX and TLS_RX do.

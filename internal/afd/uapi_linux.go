@@ -18,7 +18,7 @@ const (
 	aftlsNextRecord = 0x4004
 	aftlsControlFD  = 0x4005
 	aftlsError      = 0x4006
-	aftlsClient     = 0x4007
+	aftlsIsClient   = 0x4007
 )
 
 // Family is AF_TLS: a number far above those of Linux, which it can never become.

@@ -3,6 +3,7 @@ package pump
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -65,7 +66,8 @@ func (p *Pump) Run() (send, receive error) {
 	if p.stopping.Load() {
 		return send, receive
 	}
-	if send == nil && receive == nil {
+	if send == nil && (receive == nil || p.end.Gone() && isEnded(receive)) {
+		// A program that has shut both directions itself is not told more.
 		p.closing.Do(func() {
 			p.rec.Close()
 			p.end.CloseClean()
@@ -119,6 +121,10 @@ func (p *Pump) send() error {
 	if err == nil {
 		err = p.rec.CloseWrite()
 	}
+	if errors.Is(err, ErrTooLong) {
+		p.Close() // nobody knows what the program meant to send
+		return err
+	}
 	if err != nil {
 		// What the peer sent is still worth reading, if the carrier has it.
 		p.end.Refuse()
@@ -154,8 +160,14 @@ func (p *Pump) receive() error {
 	if err == nil {
 		return p.end.Finish()
 	}
-	if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, os.ErrClosed) {
+	if !isEnded(err) {
 		p.Close()
 	}
 	return err
+}
+
+// isEnded reports whether the receiving side ended because the program reads no
+// more.
+func isEnded(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) || errors.Is(err, net.ErrClosed)
 }

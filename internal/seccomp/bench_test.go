@@ -3,6 +3,7 @@
 package seccomp
 
 import (
+	"errors"
 	"strconv"
 	"syscall"
 	"testing"
@@ -24,6 +25,75 @@ func init() {
 		unix.Syscall(unix.SYS_GETUID, mark, 0, 0)
 		return 0
 	}
+}
+
+// crowded is a guest with a thousand sockets in an epoll instance.
+func init() {
+	guests["crowded"] = func([]string) int {
+		e, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+		var fd int
+		for i := 0; i < 1000 && err == nil; i++ {
+			if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0); err == nil {
+				err = watch(e, fd, unix.EPOLLIN, uint64(fd))
+			}
+		}
+		if err != nil {
+			return complain("%v", err)
+		}
+		unix.Syscall(trap, uintptr(fd), 0, 0)
+		return 0
+	}
+}
+
+func benchmarkCrowded(b *testing.B, f func(r *run, n *Notification)) {
+	var r *run
+	known := make(chan struct{})
+	r = start(b, trapAll, func(n *Notification) {
+		<-known
+		b.ResetTimer()
+		for range b.N {
+			f(r, n)
+		}
+		b.StopTimer()
+		n.Continue()
+	}, "crowded")
+	close(known)
+	r.good()
+}
+
+func BenchmarkHolders1000(b *testing.B) {
+	benchmarkCrowded(b, func(r *run, n *Notification) {
+		inode, err := n.Inode(int(n.Args[0]))
+		if err != nil {
+			b.Error(err)
+		}
+		if h, err := r.Holders(inode); len(h) != 1 || err != nil {
+			b.Error(h, err)
+		}
+	})
+}
+
+func BenchmarkMoveEpoll1000(b *testing.B) {
+	benchmarkCrowded(b, func(r *run, n *Notification) {
+		at := int(n.Args[0])
+		old, err1 := n.GetFD(at)
+		fresh, err2 := newPair()
+		_, err3 := n.AddFD(fresh.a, at, false)
+		if moved, err := r.MoveEpoll(old, fresh.a); moved != 1 || errors.Join(err, err1, err2, err3) != nil {
+			b.Error(moved, err, err1, err2, err3)
+		}
+		unix.Close(old)
+		unix.Close(fresh.a)
+		unix.Close(fresh.b)
+	})
+}
+
+func BenchmarkTree(b *testing.B) {
+	benchmarkCrowded(b, func(r *run, n *Notification) {
+		if pids, err := r.Tree(); len(pids) != 1 || err != nil {
+			b.Error(pids, err)
+		}
+	})
 }
 
 // mark is an argument by which a guest says that something begins or ends.

@@ -66,21 +66,34 @@ func (p *Process) registrations(inode uint64) (regs []Registration, holders []Ho
 	return regs, holders, errors.Join(err, failure)
 }
 
-// appendRegistrations reads the fdinfo of an epoll instance (proc(5)).
+// appendRegistrations reads the fdinfo of an epoll instance (proc(5)): a line for
+// each file, most of them of other ones.
 func appendRegistrations(regs []Registration, info string, h Holder, inode, dev uint64) ([]Registration, error) {
 	for line := range strings.Lines(info) {
 		if !strings.HasPrefix(line, "tfd:") {
 			continue
 		}
-		r := Registration{PID: h.PID, Epoll: h.FD}
-		var pos int64
-		var ino, sdev uint64
-		_, err := fmt.Sscanf(line, "tfd: %d events: %x data: %x pos:%d ino:%x sdev:%x", &r.FD, &r.Events, &r.Data, &pos, &ino, &sdev)
-		if err != nil {
-			return regs, fmt.Errorf("seccomp: fdinfo of epoll says %q: %w", line, err)
+		var value [5]uint64
+		for i, f := range []struct {
+			name string
+			base int
+		}{{"ino:", 16}, {"sdev:", 16}, {"tfd:", 10}, {"events:", 16}, {"data:", 16}} {
+			_, rest, _ := strings.Cut(line, f.name)
+			rest = strings.TrimLeft(rest, " ")
+			if end := strings.IndexAny(rest, " \n"); end >= 0 {
+				rest = rest[:end]
+			}
+			v, err := strconv.ParseUint(rest, f.base, 64)
+			if err != nil {
+				return regs, fmt.Errorf("seccomp: fdinfo of epoll says %q: %w", line, err)
+			}
+			if i == 0 && v != inode || i == 1 && v != dev {
+				break
+			}
+			value[i] = v
 		}
-		if ino == inode && sdev == dev {
-			regs = append(regs, r)
+		if value[0] == inode && value[1] == dev {
+			regs = append(regs, Registration{PID: h.PID, Epoll: h.FD, FD: int(value[2]), Events: uint32(value[3]), Data: value[4]})
 		}
 	}
 	return regs, nil
@@ -149,13 +162,7 @@ func (p *Process) MoveEpoll(old, new int) (moved int, err error) {
 		return 0, err
 	}
 	var stray unix.Errno
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends with its descriptors
-		stray = moveAll(moves, old, new)
-	}()
-	<-done
+	onThreadThatEnds(func() { stray = moveAll(moves, old, new) })
 	if stray != 0 {
 		return 0, os.NewSyscallError("unshare", stray)
 	}
@@ -195,6 +202,24 @@ type move struct {
 	Registration
 	epoll          int // ours
 	added, deleted unix.Errno
+}
+
+// onThreadThatEnds runs f on a thread that is gone soon after. That cannot be the
+// first one: the runtime keeps it asleep instead of letting it end, and all that
+// its table of descriptors holds would stay open for good.
+func onThreadThatEnds(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			onThreadThatEnds(f) // not on this one, which waits here
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
+	}()
+	<-done
 }
 
 // startPoller has the runtime make its poller. Its descriptors must be there

@@ -303,6 +303,30 @@ func init() {
 		}
 		return 0
 	}
+	// What it starts next runs mostly on the same thread, and that is the first one.
+	guests["thread"] = func([]string) int {
+		if unix.Gettid() == os.Getpid() {
+			fmt.Println("first")
+		}
+		var err error
+		onThreadThatEnds(func() { err = unix.Unshare(unix.CLONE_FILES) })
+		if err != nil {
+			return complain("%v", err)
+		}
+		for deadline := time.Now().Add(5 * time.Second); ; runtime.Gosched() {
+			all, err := threads(os.Getpid())
+			if err != nil {
+				return complain("%v", err)
+			}
+			own := slices.DeleteFunc(all, func(tid int) bool { return sameTable(os.Getpid(), tid) })
+			if len(own) == 0 {
+				return 0
+			}
+			if time.Now().After(deadline) {
+				return complain("threads %v have descriptors of their own", own)
+			}
+		}
+	}
 	// A child that inherits the epoll instance, and not the socket.
 	guests["epoll only"] = func([]string) int {
 		p, err := newPair()
@@ -470,12 +494,48 @@ func TestEpollOnly(t *testing.T) {
 	r.good()
 }
 
+func TestReadRegistrations(t *testing.T) {
+	const info = "pos:\t0\nflags:\t02\nmnt_id:\t15\nino:\t1057\n" +
+		"tfd:        7 events: c000001d data: 1122334455667788  pos:0 ino:4d2 sdev:8\n" +
+		"tfd:        8 events:       19 data: ffffffffffffffff  pos:0 ino:4d2 sdev:9\n" +
+		"tfd:        9 events:       19 data:                0  pos:0 ino:4d3 sdev:8\n" +
+		"tfd:       10 events:       19 data:                0  pos:0 ino:4d2 sdev:8\n"
+	got, err := appendRegistrations(nil, info, Holder{5, 6}, 0x4d2, 8)
+	want := []Registration{{5, 6, 7, 0xc000001d, data64}, {5, 6, 10, 0x19, 0}}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for _, bad := range []string{"tfd:\n", "tfd: x events: 1 data: 1 pos:0 ino:4d2 sdev:8\n", "tfd: 1 events: 1 data: 1 pos:0\n"} {
+		if got, err := appendRegistrations(nil, bad, Holder{}, 0x4d2, 8); err == nil {
+			t.Errorf("%q: %+v", bad, got)
+		}
+	}
+}
+
 func TestMoveEpollErrors(t *testing.T) {
 	r := startCommand(t, trapAll, goOn, "true")
 	if _, err := r.MoveEpoll(1<<20, 0); !errors.Is(err, unix.EBADF) {
 		t.Error(err)
 	}
 	r.good()
+}
+
+// TestThreadsEnd: whatever thread it comes to, the descriptors of moveAll do not
+// stay open.
+func TestThreadsEnd(t *testing.T) {
+	began := 0
+	for range 10 {
+		out, err := exec.Command(self, asProgram, "thread").Output()
+		if err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+		if strings.HasPrefix(string(out), "first") {
+			began++
+		}
+	}
+	if began == 0 {
+		t.Error("nothing began on the first thread: the test tests little")
+	}
 }
 
 // TestMoveAllCallsNothing: see there why.

@@ -3,8 +3,10 @@
 package seccomp
 
 import (
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -38,6 +40,12 @@ func (s *pidSet) has(pid int) bool {
 	return s.pids[pid]
 }
 
+func (s *pidSet) list() []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.pids))
+}
+
 // bury has the orphans that we inherit from programs waited for when they end, so
 // that they do not stay zombies. It goes on for as long as we live, since they may
 // outlive the program, and its supervision. Children of ours that are not of a
@@ -53,7 +61,7 @@ var bury = sync.OnceFunc(func() {
 })
 
 func buryNow() {
-	pids, err := children(os.Getpid())
+	pids, err := orphans()
 	if err != nil {
 		return // a kernel that does not tell: Tree says so
 	}

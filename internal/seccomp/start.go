@@ -94,7 +94,9 @@ func (e *ExecError) ExitCode() int {
 //
 // Start makes our process the one that inherits the orphans of its descendants
 // (PR_SET_CHILD_SUBREAPER), so that none of them can leave the tree that Holders
-// looks at, and buries those that are of the program.
+// looks at, and buries those that are of the program. It knows them by the number
+// of their filters: any other child of ours that is under more filters than we
+// are would be taken for one, and waited for.
 //
 // The errors are an *ExecError, one that wraps ErrUnsupported, ErrForbidden or
 // ErrListenerExists, and those of making a process.

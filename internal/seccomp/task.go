@@ -26,9 +26,11 @@ var ErrNotSocket = errors.New("seccomp: the descriptor is not a socket")
 // each time would cost more than most calls. Both descriptors mean this very
 // thread, and give ESRCH or ENOENT once it is gone, whoever has its number then.
 type task struct {
-	mu    sync.RWMutex // held for reading while the descriptors are used
-	dir   int          // /proc/PID; -1 if closed
-	pidfd int          // of the thread, or of its process before Linux 6.9; -1 if that will not do
+	mu     sync.RWMutex // held for reading while the descriptors are used
+	dir    int          // /proc/PID; -1 if closed
+	pidfd  int          // of the thread, or of its process before Linux 6.9
+	pid    int
+	leader int // the process, if pidfd is of that
 }
 
 func (t *task) close() {
@@ -36,16 +38,15 @@ func (t *task) close() {
 	defer t.mu.Unlock()
 	if t.dir >= 0 {
 		unix.Close(t.dir)
-	}
-	if t.pidfd >= 0 {
 		unix.Close(t.pidfd)
+		t.dir, t.pidfd = -1, -1
 	}
-	t.dir, t.pidfd = -1, -1
 }
 
 // getfd returns a descriptor of ours of one of the thread.
 func (t *task) getfd(fd int) (int, error) {
-	if t.pidfd < 0 {
+	// It may have left the table of its process at any time.
+	if t.leader != 0 && !sameTable(t.leader, t.pid) {
 		return -1, unix.EOPNOTSUPP
 	}
 	return unix.PidfdGetfd(t.pidfd, fd, 0)
@@ -126,11 +127,14 @@ func openTask(pid int) (*task, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &task{dir: dir, pidfd: -1}
+	t := &task{dir: dir, pid: pid}
 	t.pidfd, err = unix.PidfdOpen(pid, unix.PIDFD_THREAD)
 	if err == unix.EINVAL { // before Linux 6.9
-		if t.pidfd, err = unix.PidfdOpen(pid, 0); err == unix.EINVAL || err == unix.ENOENT { // not a process
-			t.pidfd, err = t.openLeader(pid)
+		t.pidfd, err = unix.PidfdOpen(pid, 0)
+	}
+	if err == unix.EINVAL || err == unix.ENOENT { // as is said of a thread that is no process
+		if t.leader, err = t.number("Tgid:"); err == nil {
+			t.pidfd, err = unix.PidfdOpen(t.leader, 0)
 		}
 	}
 	if err != nil {
@@ -139,22 +143,6 @@ func openTask(pid int) (*task, error) {
 	}
 	return t, nil
 }
-
-// openLeader opens the process of a thread, which stands for the thread if both
-// have the same descriptors. It returns -1 if not.
-func (t *task) openLeader(pid int) (int, error) {
-	tgid, err := t.number("Tgid:")
-	if err != nil {
-		return -1, err
-	}
-	if r, _, errno := unix.RawSyscall(unix.SYS_KCMP, uintptr(pid), uintptr(tgid), kcmpFiles); errno == 0 && r != 0 {
-		return -1, nil
-	}
-	return unix.PidfdOpen(tgid, 0)
-}
-
-// kcmpFiles is KCMP_FILES of linux/kcmp.h: do two threads share their descriptors?
-const kcmpFiles = 2
 
 func openProc(pid int) (int, error) {
 	dir, err := unix.Open("/proc/"+strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -171,8 +159,6 @@ func procFile(dir int, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer unix.Close(fd)
-	// What is longer than the buffer the kernel makes up anew for each read, and
-	// longer each time; so a large one is asked for when the first is full.
 	b := make([]byte, 4096)
 	used := 0
 	for {
@@ -184,7 +170,7 @@ func procFile(dir int, name string) ([]byte, error) {
 			return b[:used], nil
 		}
 		if used += n; used == len(b) {
-			b = append(b, make([]byte, 15*len(b))...)
+			b = append(b, make([]byte, 3*len(b))...)
 		}
 	}
 }

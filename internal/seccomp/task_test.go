@@ -235,7 +235,7 @@ func TestNumberIsUsedAgain(t *testing.T) {
 			func() error { _, err := n.TGID(); return err },
 		} {
 			l.tasks.drop()
-			l.tasks.byPID = map[int]*task{n.PID: {pidfd: dup(t, other.pidfd), dir: dup(t, other.dir)}}
+			l.tasks.byPID = map[int]*task{n.PID: {pidfd: dup(t, other.pidfd), dir: dup(t, other.dir), pid: n.PID}}
 			if err := use(); err != nil {
 				t.Error(err)
 			}

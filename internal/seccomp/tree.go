@@ -28,8 +28,8 @@ type Holder struct {
 }
 
 // Tree returns the processes of the program: itself and its descendants, also
-// those whose parent ended, which are our children then (see Start). The order
-// says nothing. It costs some 10 µs a process. The error is ErrTreeMoves, or that
+// those whose parent ended, which are our children then (see Start). If we run
+// several programs they are those of all. The order says nothing. The error is ErrTreeMoves, or that
 // of a kernel that does not tell (CONFIG_PROC_CHILDREN).
 func (p *Process) Tree() ([]int, error) {
 	var pids []int
@@ -42,8 +42,8 @@ func (p *Process) Tree() ([]int, error) {
 //
 // It sees processes that are started meanwhile. What it cannot see is a socket
 // that is on its way in a message of another (SCM_RIGHTS), or that a process
-// outside the tree was given. It looks at every descriptor of the tree, at some 4
-// µs each. A process that it may not look into is ErrNoAccess; otherwise errors as
+// outside the tree was given. It looks at every descriptor of the tree, at the price
+// of a readlink(2) each. A process that it may not look into is ErrNoAccess; otherwise errors as
 // Tree.
 func (p *Process) Holders(inode uint64) ([]Holder, error) {
 	var holders []Holder
@@ -81,13 +81,13 @@ func supervised(dir int) (bool, error) {
 // until a whole round brings nobody new.
 func walk(visit func(pid, dir int)) error {
 	seen := map[int]bool{}
-	self := os.Getpid()
 	for range maxRounds {
-		level, err := children(self)
+		level, err := orphans()
 		if err != nil {
 			return err
 		}
 		level = slices.DeleteFunc(level, func(pid int) bool { return !seen[pid] && !isOurs(pid) })
+		level = append(level, programs.list()...)
 		fresh := false
 		for len(level) > 0 {
 			var next []int
@@ -131,30 +131,42 @@ func gone(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH)
 }
 
+// orphans returns the processes that we inherited, and perhaps other children of
+// ours. They are those of our first thread, which gets all orphans as long as it
+// lives, and with Go it does.
+func orphans() ([]int, error) {
+	pids, err := appendChildren(nil, os.Getpid(), os.Getpid())
+	if gone(err) { // we are not
+		err = fmt.Errorf("seccomp: the kernel does not tell the children of a process, it lacks CONFIG_PROC_CHILDREN: %w", err)
+	}
+	return pids, err
+}
+
 // children returns the children of all threads of a process.
-func children(pid int) ([]int, error) {
+func children(pid int) (pids []int, err error) {
 	tids, err := threads(pid)
 	if err != nil {
 		return nil, err
 	}
-	var pids []int
 	for _, tid := range tids {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, tid))
-		switch {
-		case gone(err) && pid == os.Getpid() && tid == pid: // we are not
-			return nil, fmt.Errorf("seccomp: the kernel does not tell the children of a process, it lacks CONFIG_PROC_CHILDREN: %w", err)
-		case gone(err):
-			continue
-		case err != nil:
+		if pids, err = appendChildren(pids, pid, tid); err != nil && !gone(err) {
 			return nil, err
 		}
-		for f := range bytes.FieldsSeq(b) {
-			child, err := strconv.Atoi(string(f))
-			if err != nil {
-				return nil, err
-			}
-			pids = append(pids, child)
+	}
+	return pids, nil
+}
+
+func appendChildren(pids []int, pid, tid int) ([]int, error) {
+	b, err := procFile(unix.AT_FDCWD, fmt.Sprintf("/proc/%d/task/%d/children", pid, tid))
+	if err != nil {
+		return pids, err
+	}
+	for f := range bytes.FieldsSeq(b) {
+		child, err := strconv.Atoi(string(f))
+		if err != nil {
+			return pids, err
 		}
+		pids = append(pids, child)
 	}
 	return pids, nil
 }
@@ -245,6 +257,9 @@ func descriptors(visit func(h Holder, dir int, link []byte)) error {
 	})
 	return errors.Join(err, failure)
 }
+
+// kcmpFiles is KCMP_FILES of linux/kcmp.h.
+const kcmpFiles = 2
 
 // sameTable reports whether two threads share their descriptors. Where the kernel
 // does not tell (CONFIG_KCMP) they do not, and the same is seen more than once.

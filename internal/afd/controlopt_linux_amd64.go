@@ -1,0 +1,106 @@
+package afd
+
+import (
+	"encoding/binary"
+
+	"github.com/aftls/aftls"
+	"github.com/aftls/aftls/internal/seccomp"
+	"github.com/aftls/aftls/record"
+	"golang.org/x/sys/unix"
+)
+
+// The socket options by which a program that deals with control records itself
+// tells them from data: one that arms and names the next record, and one that gives
+// a descriptor of their own.
+
+// nextRecord is getsockopt(AFTLS_NEXT_RECORD): the type and length of the control
+// record at which reading stopped. Its bytes are what read(2) gives next.
+func (t *tlsSocket) nextRecord(n *seccomp.Notification) ([]byte, error) {
+	a := t.association()
+	if a == nil {
+		return nil, unix.ENOTCONN
+	}
+	fd, err := n.GetFD(int(int32(n.Args[0])))
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fd)
+	t.reading.Lock()
+	defer t.reading.Unlock()
+	c, _, ok := a.TakeControl(record.MaxPlaintext, true)
+	if !ok {
+		return nil, unix.EAGAIN
+	}
+	if queued, err := unix.IoctlGetInt(fd, unix.SIOCINQ); err != nil || queued > 0 && !atMark(fd) {
+		return nil, unix.EAGAIN // data comes first
+	}
+	if !n.Valid() {
+		return nil, seccomp.ErrGone
+	}
+	takeMark(fd)
+	if err := a.Inline(); err != nil {
+		return nil, err
+	}
+	b := []byte{byte(c.Type), 0}
+	return binary.NativeEndian.AppendUint16(b, uint16(len(c.Payload))), nil
+}
+
+func (t *tlsSocket) association() *Association {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.a
+}
+
+// controlFD is getsockopt(AFTLS_CONTROL_FD): it gives the program a control
+// descriptor (docs/handoff.md), to which all control records go from then on. It
+// has to be asked for after bind and before there are keys to receive with; there
+// is one.
+func (t *tlsSocket) controlFD(n *seccomp.Notification) ([]byte, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.a == nil {
+		return nil, unix.ENOTCONN
+	}
+	// What cannot be said to the program must not be done.
+	if err := n.Write(n.Args[3], make([]byte, 4)); err != nil {
+		return nil, err
+	}
+	ctl, theirs, err := newControl()
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	if !t.a.setTaker(ctl) {
+		ctl.Close()
+		return nil, unix.EISCONN
+	}
+	fd, err := n.AddFD(int(theirs.Fd()), seccomp.Lowest, true)
+	if err != nil {
+		t.a.dropTaker()
+		ctl.Close()
+		return nil, err
+	}
+	t.control = ctl
+	a := t.a
+	t.s.pumps.Go(func() { ctl.serve(a) })
+	return binary.NativeEndian.AppendUint32(nil, uint32(fd)), nil
+}
+
+// setTaker gives an association that receives nothing yet a taker. It is false for
+// one that has a taker, or receives.
+func (a *Association) setTaker(t Taker) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.taker != nil || a.keyed[aftls.Receive] || a.policy == AsLinux || a.closed {
+		return false
+	}
+	a.taker = t
+	return true
+}
+
+// dropTaker takes it back, before the association receives anything.
+func (a *Association) dropTaker() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.taker = nil
+}

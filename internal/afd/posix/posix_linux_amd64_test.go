@@ -1,0 +1,193 @@
+// Package posix runs the conformance suite of TLS sockets: programs in C (testdata),
+// each a list of cells, natively and under the supervisor (docs/posix.md).
+package posix
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/aftls/aftls/aftlstest"
+	"github.com/aftls/aftls/internal/afd"
+	"github.com/aftls/aftls/internal/seccomp"
+)
+
+// The test binary is also 'aftls run', and what that becomes the program with.
+const (
+	asChild  = "posix-child"
+	asRun    = "posix-run"
+	asStrict = "posix-run-strict"
+)
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 2 {
+		switch os.Args[1] {
+		case asChild:
+			afd.BecomeProgram(os.Args[2:])
+		case asRun, asStrict:
+			os.Exit(supervise(os.Args[1] == asStrict, os.Args[2:]))
+		}
+	}
+	code := m.Run()
+	for _, p := range programs {
+		if p.dir != "" {
+			os.RemoveAll(p.dir)
+		}
+	}
+	os.Exit(code)
+}
+
+// supervise runs a program as 'aftls run' does.
+func supervise(strict bool, args []string) int {
+	s := &afd.Supervisor{Family: afd.Family, Strict: strict, Log: func(format string, args ...any) {
+		fmt.Fprintf(os.Stderr, "aftls: "+format+"\n", args...)
+	}}
+	code, err := s.Run([]string{asChild}, args)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "aftls:", err)
+		return 125
+	}
+	return code
+}
+
+// program is one of testdata, compiled once.
+type program struct {
+	name string
+	once sync.Once
+	dir  string
+	err  error
+}
+
+var programs = map[string]*program{}
+
+func init() {
+	for _, name := range []string{"stream", "move", "wait", "control", "setup", "ways"} {
+		programs[name] = &program{name: name}
+	}
+}
+
+// compiled returns the path of a program, for any user to run.
+func compiled(t *testing.T, name string) string {
+	t.Helper()
+	cc := aftlstest.Need(t, "cc")
+	p := programs[name]
+	p.once.Do(func() {
+		if p.dir, p.err = os.MkdirTemp("", "posix"); p.err != nil {
+			return
+		}
+		if p.err = os.Chmod(p.dir, 0o755); p.err != nil {
+			return
+		}
+		out, err := exec.Command(cc, "-std=c99", "-Wall", "-Wno-parentheses", "-Werror", "-O1", "-pthread",
+			"-o", filepath.Join(p.dir, name), filepath.Join("testdata", name+".c")).CombinedOutput()
+		if err != nil {
+			p.err = fmt.Errorf("%w\n%s", err, out)
+		}
+	})
+	if p.err != nil {
+		t.Fatal(p.err)
+	}
+	return filepath.Join(p.dir, name)
+}
+
+func needSupervisor(t *testing.T) {
+	t.Helper()
+	if err := seccomp.Supported(); err != nil {
+		if aftlstest.Expected("seccomp") {
+			t.Fatalf("seccomp user notification is missing, and AFTLS_EXPECT says that it is here: %v", err)
+		}
+		t.Skipf("seccomp user notification is missing: %v", err)
+	}
+}
+
+// A world is where a program runs and what its sockets are.
+type world struct{ world, kind string }
+
+var worlds = []world{
+	{"native", "unix"}, {"native", "tcp"},
+	{"end", "ulp"}, {"end", "aftls"},
+	{"strict", "ulp"}, {"strict", "aftls"},
+}
+
+// command runs a program in its world.
+func (w world) command(path string, args ...string) *exec.Cmd {
+	args = append([]string{path, w.world, w.kind}, args...)
+	switch w.world {
+	case "end":
+		args = append([]string{"/proc/self/exe", asRun}, args...)
+	case "strict":
+		args = append([]string{"/proc/self/exe", asStrict}, args...)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+// limit bounds a program that hangs.
+const limit = 3 * time.Minute
+
+// cells runs a program and makes a test of every line that it says.
+func cells(t *testing.T, name string, w world, as *syscall.Credential) {
+	path := compiled(t, name)
+	if w.world != "native" {
+		needSupervisor(t)
+	}
+	cmd := w.command(path)
+	cmd.SysProcAttr.Credential = as
+	cmd.Dir = "/"
+	var out, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	late := time.AfterFunc(limit, func() { cmd.Process.Kill() })
+	err := cmd.Wait()
+	late.Stop()
+	done, n := false, 0
+	for line := range strings.Lines(out.String()) {
+		line = strings.TrimSuffix(line, "\n")
+		verdict, rest, _ := strings.Cut(strings.TrimPrefix(line, "not "), " ")
+		name, why, _ := strings.Cut(rest, ": ")
+		switch {
+		case line == "done":
+			done = true
+		case verdict == "ok":
+			n++
+			t.Run(name, func(t *testing.T) {
+				if strings.HasPrefix(line, "not") {
+					t.Error(why)
+				}
+			})
+		default:
+			t.Errorf("the program said %q", line)
+		}
+	}
+	if !done || n == 0 || err != nil && !t.Failed() {
+		t.Errorf("%d cells, then %v; it said\n%s", n, err, out.String())
+	}
+	if t.Failed() && stderr.Len() > 0 {
+		t.Logf("stderr:\n%s", stderr.String())
+	}
+}
+
+func eachWorld(t *testing.T, name string, as *syscall.Credential) {
+	for _, w := range worlds {
+		t.Run(w.world+"/"+w.kind, func(t *testing.T) { cells(t, name, w, as) })
+	}
+}
+
+// Reading and writing, call by call.
+func TestStream(t *testing.T) { eachWorld(t, "stream", nil) }
+
+// Files, pipes, and how much is queued.
+func TestMove(t *testing.T) { eachWorld(t, "move", nil) }
+
+// Waiting, descriptors and their ends, names and options.
+func TestWait(t *testing.T) { eachWorld(t, "wait", nil) }

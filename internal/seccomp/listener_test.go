@@ -49,6 +49,19 @@ func init() {
 		fmt.Println(int(r), int(errno), <-c)
 		return 0
 	}
+	// A program that has as many descriptors as it may.
+	guests["full"] = func([]string) int {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 64, Max: 64}); err != nil {
+			return complain("%v", err)
+		}
+		var err error
+		for err == nil {
+			_, err = unix.Dup(0)
+		}
+		_, _, errno := unix.Syscall(trap, 0, 0, 0)
+		fmt.Println(unix.ErrnoName(err.(unix.Errno)), unix.ErrnoName(errno))
+		return 0
+	}
 	guests["pipe"] = func(args []string) int {
 		r, _, errno := unix.Syscall(trap, 0, 0, 0)
 		if errno != 0 {
@@ -136,6 +149,27 @@ func TestAddFDErrors(t *testing.T) {
 		}
 	}, "trap", "1")
 	if out := r.good(); out != "5 0" {
+		t.Errorf("%q", out)
+	}
+}
+
+func TestAddFDToFullProgram(t *testing.T) {
+	r := start(t, trapAll, func(n *Notification) {
+		if _, err := n.AddFD(1, Lowest, false); !errors.Is(err, unix.EMFILE) {
+			t.Errorf("AddFD: %v", err)
+		}
+		if _, err := n.AddFDSend(1, Lowest, false); !errors.Is(err, unix.EMFILE) {
+			t.Errorf("AddFDSend: %v", err)
+		}
+		// In place of another one there is room.
+		if fd, err := n.AddFD(1, 0, false); fd != 0 || err != nil {
+			t.Errorf("AddFD in place: %d, %v", fd, err)
+		}
+		if err := n.Respond(0, unix.ENFILE); err != nil {
+			t.Error(err)
+		}
+	}, "full")
+	if out := r.good(); out != "EMFILE ENFILE" {
 		t.Errorf("%q", out)
 	}
 }

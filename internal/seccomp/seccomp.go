@@ -5,10 +5,10 @@
 //
 // The path of one trapped call:
 //
-//	the program ─call─▶ Filter ─Notify─▶ Listener.Serve ─▶ the caller's Handler
-//	       ▲                                                  │ looks: memory.go, task.go
-//	       │                                                  │ acts:  AddFD, Write, MoveEpoll
-//	       └───── the kernel ◀── Continue, Respond, AddFDSend ┘
+//	program ──call──▶ Filter ──Notify──▶ Listener.Serve ──▶ the caller's Handler
+//	   ▲                                                        │ looks: memory.go, task.go
+//	   │                                                        │ acts: AddFD, Write, MoveEpoll
+//	   └────── kernel ◀────── Continue, Respond, AddFDSend ─────┘
 //
 // A Filter (filter.go) is made from rules and says which calls are trapped. Start
 // (start.go) runs our own binary once more; that child (child.go) installs the

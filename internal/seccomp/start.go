@@ -159,8 +159,10 @@ func fork(c *Command, path string) (*Process, error) {
 		defer runtime.UnlockOSThread()
 		attr := &syscall.ProcAttr{Env: env, Files: files, Sys: &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL, PidFD: &p.pidfd}}
 		pid, err := syscall.ForkExec("/proc/self/exe", argv, attr)
-		if err == nil && p.pidfd < 0 {
-			err = unix.ENOSYS // before Linux 5.4
+		if err == nil && p.pidfd < 0 { // before Linux 5.4
+			err = unix.ENOSYS
+			unix.Kill(pid, unix.SIGKILL)
+			syscall.Wait4(pid, nil, 0, nil)
 		}
 		p.pid = pid
 		if err == nil {

@@ -55,7 +55,7 @@ func (t *task) getfd(fd int) (int, error) {
 // maxTasks is how many threads are kept, with two descriptors each.
 const maxTasks = 128
 
-// tasks are the threads that called last.
+// tasks are threads that called.
 type tasks struct {
 	mu    sync.Mutex
 	byPID map[int]*task
@@ -326,8 +326,8 @@ func socketInode(link []byte) (inode uint64) {
 // it: hold it no longer than needed.
 //
 // The error is EBADF, ErrGone, ErrNoAccess, or EMFILE if we have too many. Before
-// Linux 6.9 it is EOPNOTSUPP for a thread that does not share the descriptors
-// of its process.
+// Linux 6.9 it is EOPNOTSUPP for a thread, other than the first, that is not known
+// to share the descriptors of its process.
 func (n *Notification) GetFD(fd int) (ours int, err error) {
 	if fd < 0 {
 		return -1, unix.EBADF

@@ -29,8 +29,8 @@ type Holder struct {
 
 // Tree returns the processes of the program: itself and its descendants, also
 // those whose parent ended, which are our children then (see Start). If we run
-// several programs they are those of all. The order says nothing. The error is ErrTreeMoves, or that
-// of a kernel that does not tell (CONFIG_PROC_CHILDREN).
+// several programs they are those of all. The order says nothing. The error is
+// ErrTreeMoves, or that of a kernel that does not tell (CONFIG_PROC_CHILDREN).
 func (p *Process) Tree() ([]int, error) {
 	var pids []int
 	err := walk(func(pid, dir int) { pids = append(pids, pid) })
@@ -42,9 +42,9 @@ func (p *Process) Tree() ([]int, error) {
 //
 // It sees processes that are started meanwhile. What it cannot see is a socket
 // that is on its way in a message of another (SCM_RIGHTS), or that a process
-// outside the tree was given. It looks at every descriptor of the tree, at the price
-// of a readlink(2) each. A process that it may not look into is ErrNoAccess; otherwise errors as
-// Tree.
+// outside the tree was given. It looks at every descriptor of the tree, at the
+// price of a readlink(2) each. A process that it may not look into is ErrNoAccess;
+// otherwise errors as Tree.
 func (p *Process) Holders(inode uint64) ([]Holder, error) {
 	var holders []Holder
 	err := descriptors(func(h Holder, dir int, link []byte) {
@@ -261,8 +261,8 @@ func descriptors(visit func(h Holder, dir int, link []byte)) error {
 // kcmpFiles is KCMP_FILES of linux/kcmp.h.
 const kcmpFiles = 2
 
-// sameTable reports whether two threads share their descriptors. Where the kernel
-// does not tell (CONFIG_KCMP) they do not, and the same is seen more than once.
+// sameTable reports whether two threads are known to share their descriptors. A
+// kernel without CONFIG_KCMP does not tell.
 func sameTable(a, b int) bool {
 	if a == b {
 		return true

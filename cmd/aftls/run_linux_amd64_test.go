@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/aftls/aftls"
 	"github.com/aftls/aftls/aftlstest"
@@ -80,8 +81,12 @@ func (p *process) stats(code int) (s runStats) {
 
 // Keys of the programs here: fixed, and other ones in each direction. The program
 // is the server.
+func recordKeys(x byte) (record.Keys, error) {
+	return record.TrafficKeys(0x1301, bytes.Repeat([]byte{x}, 32))
+}
+
 func testKeys(t testing.TB, x byte) record.Keys {
-	k, err := record.TrafficKeys(0x1301, bytes.Repeat([]byte{x}, 32))
+	k, err := recordKeys(x)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +94,7 @@ func testKeys(t testing.TB, x byte) record.Keys {
 }
 
 func testInfo(x byte) []byte {
-	k, err := record.TrafficKeys(0x1301, bytes.Repeat([]byte{x}, 32))
+	k, err := recordKeys(x)
 	if err != nil {
 		panic(err)
 	}
@@ -148,6 +153,15 @@ func kernelTLS(c *net.TCPConn) error {
 		}
 		return nil
 	})
+}
+
+// rawBind is bind(2) with an address that package unix does not know.
+func rawBind(fd int, sa []byte) error {
+	_, _, errno := unix.Syscall(unix.SYS_BIND, uintptr(fd), uintptr(unsafe.Pointer(&sa[0])), uintptr(len(sa)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 func listen() (*net.TCPListener, error) {

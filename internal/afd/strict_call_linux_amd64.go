@@ -306,13 +306,13 @@ func nonblocking(fd int) bool {
 	return err == nil && flags&unix.O_NONBLOCK != 0
 }
 
-// maxOver is how many sockets are remembered that ended with an error.
+// maxOver is how many sockets are remembered that are over.
 const maxOver = 1024
 
 // over forgets a socket whose association is over, and its control descriptor. One
-// that ended with an error is remembered for a while: the program may ask why, and
-// with --strict what it does with it fails with that. One that is forgotten is a
-// Unix socket whose other half is closed, on which everything fails, too.
+// that ended with an error is remembered for a while: the program may ask why. So is
+// every one with --strict, on which calls go on to fail as on Linux. One that is
+// forgotten is a Unix socket whose other half is closed: everything fails, too.
 func (s *Supervisor) over(t *tlsSocket, err error) {
 	t.mu.Lock()
 	ctl := t.control
@@ -320,7 +320,7 @@ func (s *Supervisor) over(t *tlsSocket, err error) {
 	if ctl != nil {
 		ctl.finish(err)
 	}
-	if err == nil || err == pump.ErrStopped {
+	if err == pump.ErrStopped || err == nil && !t.isStrict() {
 		s.unregister(t)
 		return
 	}

@@ -230,8 +230,8 @@ func (r *reception) ended(err error) error {
 	switch {
 	case r.n > 0:
 		return nil
-	case failure == nil:
-		return err
+	case failure == nil, isClosed(failure):
+		return err // by the program itself, or this process
 	case r.t.isStrict() && !isOfRecord(failure) && r.t.told.Swap(true):
 		return nil // a socket tells once what happened to its connection
 	}

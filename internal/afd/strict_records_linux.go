@@ -121,7 +121,10 @@ func (a *Association) sendRecord(r *io.LimitedReader) (n int64, err error) {
 		return 0, err
 	}
 	if length == 0 && a.end.Hangup() {
-		return a.dropOpen(r)
+		// What it sent before that is known by now.
+		if length, err = a.nextCut(); err != nil || length == 0 {
+			return a.dropOpen(r)
+		}
 	}
 	part := &a.sending.cuts.part
 	if length == 0 || int64(length-len(*part)) > r.N {

@@ -41,6 +41,8 @@ type Supervisor struct {
 	ulp     map[uint64]uint64     // by the inode of a TCP socket with TCP_ULP: its cookie
 	carried map[uint64]*tlsSocket // by the inode of a carrier that the program bound
 	ended   []*tlsSocket          // the last that ended with an error
+	unbound map[*tlsSocket]struct{}
+	sweepAt int // sockets that are not bound, for the next look at them
 	pumps   sync.WaitGroup
 
 	any   atomic.Bool // there is a TLS socket: calls have to be looked at
@@ -94,6 +96,7 @@ func (s *Supervisor) Run(self, args []string) (code int, err error) {
 	s.sockets = make(map[uint64]*tlsSocket)
 	s.ulp = make(map[uint64]uint64)
 	s.carried = make(map[uint64]*tlsSocket)
+	s.unbound = make(map[*tlsSocket]struct{})
 	filter, err := seccomp.Compile(s.rules())
 	if err != nil {
 		return 0, err
@@ -222,6 +225,7 @@ func (s *Supervisor) unregister(t *tlsSocket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sockets, t.inode)
+	delete(s.unbound, t)
 	if t.carrierInode != 0 {
 		delete(s.carried, t.carrierInode)
 	}
@@ -254,12 +258,13 @@ func (s *Supervisor) run(t *tlsSocket) {
 func (s *Supervisor) closeUnbound() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for inode, t := range s.sockets {
+	for t := range s.unbound {
 		if t.unbound() {
 			t.end.Close()
-			delete(s.sockets, inode)
+			delete(s.sockets, t.inode)
 		}
 	}
+	clear(s.unbound)
 }
 
 // BecomeProgram is what the hidden command of Run calls with its arguments. It

@@ -66,8 +66,12 @@ func (s *Supervisor) socket(n *seccomp.Notification) {
 		n.Respond(0, unix.EPROTONOSUPPORT)
 		return
 	}
-	s.closeAbandoned()
+	s.closeAbandoned(false)
 	end, theirs, err := newPair()
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) {
+		s.closeAbandoned(true) // theirs may be among what we hold
+		end, theirs, err = newPair()
+	}
 	if err != nil {
 		fail(n, err)
 		return
@@ -83,6 +87,9 @@ func (s *Supervisor) socket(n *seccomp.Notification) {
 		return
 	}
 	s.register(t)
+	s.mu.Lock()
+	s.unbound[t] = struct{}{}
+	s.mu.Unlock()
 	if _, err := n.AddFDSend(int(theirs.Fd()), seccomp.Lowest, typ&unix.SOCK_CLOEXEC != 0); err != nil {
 		s.unregister(t)
 		end.Close()
@@ -91,16 +98,28 @@ func (s *Supervisor) socket(n *seccomp.Notification) {
 }
 
 // closeAbandoned ends the sockets that the program closed before it bound them.
-func (s *Supervisor) closeAbandoned() {
+// It looks at all that are not bound each time they have become twice as many, or
+// now.
+func (s *Supervisor) closeAbandoned(now bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for inode, t := range s.sockets {
-		if t.unbound() && t.end.Gone() {
+	if !now && len(s.unbound) < s.sweepAt {
+		return
+	}
+	for t := range s.unbound {
+		if !t.unbound() {
+			delete(s.unbound, t)
+		} else if t.end.Gone() {
 			t.end.Close()
-			delete(s.sockets, inode)
+			delete(s.unbound, t)
+			delete(s.sockets, t.inode)
 		}
 	}
+	s.sweepAt = max(minSweep, 2*len(s.unbound))
 }
+
+// minSweep is how many sockets that the program closed may be kept, at least.
+const minSweep = 32
 
 func socketInode(f *os.File) (uint64, error) {
 	var st unix.Stat_t

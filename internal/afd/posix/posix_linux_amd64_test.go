@@ -191,3 +191,15 @@ func TestMove(t *testing.T) { eachWorld(t, "move", nil) }
 
 // Waiting, descriptors and their ends, names and options.
 func TestWait(t *testing.T) { eachWorld(t, "wait", nil) }
+
+// Records: of other types, held open, rekeyed, and bad ones.
+func TestControl(t *testing.T) { eachTLSWorld(t, "control", nil) }
+
+// eachTLSWorld is eachWorld where a program is about TLS only.
+func eachTLSWorld(t *testing.T, name string, as *syscall.Credential) {
+	for _, w := range worlds {
+		if w.world != "native" {
+			t.Run(w.world+"/"+w.kind, func(t *testing.T) { cells(t, name, w, as) })
+		}
+	}
+}

@@ -8,8 +8,10 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"github.com/aftls/aftls"
 	"golang.org/x/sys/unix"
@@ -202,5 +204,40 @@ func TestRunOutOfDescriptors(t *testing.T) {
 				t.Errorf("%+v", st)
 			}
 		})
+	}
+}
+
+// One supervisor in another: the kernel has one listener for a program, and says
+// so, and so do we. A filter without a listener is the program's own business.
+func TestRunNested(t *testing.T) {
+	needSupervisor(t)
+	inner := command(t)
+	p := start(t, "run", "--", inner.Path, "run", "--", "true")
+	if code := p.exit(); code != 1 || !strings.Contains(p.errors(), "another supervisor") {
+		t.Errorf("exit code %d, %s", code, p.errors())
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = start(t, "run", "--stats", "--", exe, asTestProgram, "filter")
+	if st := p.stats(0); st.sockets != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+func init() {
+	// A filter of its own that allows everything, and one with a listener.
+	programs["filter"] = func([]string) error {
+		allow := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW}}
+		prog := unix.SockFprog{Len: 1, Filter: &allow[0]}
+		const newListener = 8
+		for _, flags := range []uintptr{0, newListener} {
+			_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&prog)))
+			if want := map[uintptr]unix.Errno{newListener: unix.EBUSY}[flags]; errno != want {
+				return fmt.Errorf("flags %d: %v, want %v", flags, errno, want)
+			}
+		}
+		return nil
 	}
 }

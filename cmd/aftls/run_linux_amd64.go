@@ -63,7 +63,7 @@ func runProgram(stderr io.Writer, args []string, f runFlags) error {
 			fmt.Fprintln(stderr, "aftls:", err)
 			return exitCode(c)
 		}
-		return hint(err, "aftls run needs Linux 5.14 or later with seccomp user notification")
+		return hint(err, "docs/run.md says what it needs: Linux 5.14 or later, and seccomp user notification that nobody else uses")
 	}
 	st := s.Stats()
 	switch {

@@ -115,6 +115,9 @@ func (a *Association) StartDirection(d aftls.Direction, k record.Keys) error {
 		return err
 	}
 	a.keyed[d] = true
+	if d == aftls.Send {
+		a.sending.seq = k.Seq
+	}
 	return nil
 }
 

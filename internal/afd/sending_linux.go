@@ -91,20 +91,39 @@ func (a *Association) at(e event) (<-chan error, error) {
 }
 
 // nextEvent returns the event that is due at offset, or how far it is to the next
-// one.
+// one. Without one it is as far as the program has written by now: what it writes
+// from here on may have to come behind an event that it asks for before.
 func (a *Association) nextEvent(offset uint64) (e event, due bool, left uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	left = ^uint64(0)
 	if ev := a.sending.events; len(ev) > 0 {
 		if ev[0].offset <= offset {
 			a.sending.events = ev[1:]
 			a.sending.doing = ev[0].records
 			return ev[0], true, 0
 		}
-		left = ev[0].offset - offset
+		return event{}, false, ev[0].offset - offset
+	}
+	if a.strict && a.keyed[aftls.Send] {
+		return event{}, false, ^uint64(0) // nextCut sees to it
+	}
+	left = a.written() - offset
+	if left == 0 && a.end.Hangup() {
+		// What came before that is to be known; and nothing comes behind it.
+		if left = a.written() - offset; left == 0 {
+			left = ^uint64(0)
+		}
 	}
 	return event{}, false, left
+}
+
+// written is what the program has written, as far as it can be known.
+func (a *Association) written() uint64 {
+	w, err := a.end.Written()
+	if err != nil {
+		return ^uint64(0) // and reading says why
+	}
+	return w
 }
 
 // endSending answers all events that did not happen, and those to come.
@@ -129,6 +148,7 @@ func (a *Association) ReadFrom(r io.Reader) (int64, error) {
 		a.mu.Lock()
 		a.sending.ended = err
 		a.mu.Unlock()
+		a.endSending(err)
 	}
 	return n, err
 }

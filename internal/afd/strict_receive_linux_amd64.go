@@ -198,10 +198,13 @@ func (r *reception) control(n *seccomp.Notification, fd int) error {
 	return nil
 }
 
-// takeMark takes the mark of a control record out of the program's queue.
+// takeMark takes the mark of a control record out of the program's queue. Nothing
+// is behind it. What is left there of a mark that was taken still makes poll say
+// that there is something to read, until somebody tries.
 func takeMark(fd int) {
 	var b [1]byte
 	unix.Recvfrom(fd, b[:], unix.MSG_OOB|unix.MSG_DONTWAIT)
+	unix.Recvfrom(fd, nil, unix.MSG_DONTWAIT)
 }
 
 // errqueue is a control record by MSG_ERRQUEUE, which never waits.

@@ -95,7 +95,9 @@ func (a *Association) nextCut() (n int, err error) {
 	}
 	c.missed = false
 	end := a.sent
-	switch {
+	switch ev := a.sending.events; {
+	case len(ev) > 0 && ev[0].offset <= a.sent:
+		return 0, nil // it came after it was asked whether there is one
 	case len(c.ends) > 0:
 		end = c.ends[0]
 	case c.open:
@@ -122,7 +124,10 @@ func (a *Association) sendRecord(r *io.LimitedReader) (n int64, err error) {
 	}
 	if length == 0 && a.end.Hangup() {
 		// What it sent before that is known by now.
-		if length, err = a.nextCut(); err != nil || length == 0 {
+		if length, err = a.nextCut(); err != nil {
+			return 0, err
+		}
+		if _, due, _ := a.peekEvent(); length == 0 && !due {
 			return a.dropOpen(r)
 		}
 	}
@@ -188,14 +193,10 @@ func (a *Association) settled() (<-chan error, error) {
 // sealedSeq is the number of the next record to be sealed, as if records were
 // sealed when the program sends them. One that is held open has none yet.
 func (a *Association) sealedSeq() uint64 {
-	now := a.sock.Info().Send.Seq
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c := &a.sending.cuts
 	seq := a.sending.seq
-	if seq == 0 {
-		seq = now // nothing was sent so far
-	}
 	from := a.sent - uint64(len(c.part))
 	for _, end := range c.ends {
 		if end > from {

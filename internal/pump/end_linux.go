@@ -261,8 +261,8 @@ func (e *End) wait(try func() bool) error {
 }
 
 // gone waits until the program has closed its half, or the end is closed.
-func (e *End) gone() {
-	e.raw.Read(func(fd uintptr) bool { return hangup(int(fd), unix.POLLHUP) })
+func (e *End) gone() error {
+	return e.raw.Read(func(fd uintptr) bool { return hangup(int(fd), unix.POLLHUP) })
 }
 
 // Mark puts an urgent mark at this place of what the program reads (MSG_OOB;

@@ -132,9 +132,15 @@ func (p *Pump) send() error {
 	}
 	// A program that is gone reads no more either. One that only ended its
 	// writing has gone, as far as this can be seen, when Finish was called too.
-	p.end.gone()
-	if p.stopping.Load() {
-		return ErrStopped
+	for {
+		// A Kick that came too late for a turn must not end the wait.
+		p.end.f.SetReadDeadline(time.Time{})
+		if p.stopping.Load() {
+			return ErrStopped
+		}
+		if err := p.end.gone(); !errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
 	}
 	p.rec.Close()
 	return nil

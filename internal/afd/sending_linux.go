@@ -242,8 +242,13 @@ func (a *Association) sendSome(r *io.LimitedReader) (int64, error) {
 	case a.policy == AsLinux:
 		return a.sendRaw(r)
 	}
+	if a.end.Gone() {
+		return 0, errUnkeyed
+	}
 	return 0, nil // it waits for the keys
 }
+
+var errUnkeyed = refuse(syscall.ENOTCONN, "the program closed a socket that never got keys to send with")
 
 // payloads are buffers of one record each.
 var payloads = sync.Pool{New: func() any { return new([record.MaxPlaintext]byte) }}
@@ -373,20 +378,24 @@ func (a *Association) Rekey() (done <-chan error, err error) {
 // ended its writing and all of that is sent.
 func (a *Association) CloseWrite() error {
 	a.endSending(errEnded)
-	switch {
-	case a.policyConn() != nil:
-		return a.policyConn().CloseWrite()
-	case a.policy != AsLinux && a.isKeyed(aftls.Send):
+	err := a.closeWrite()
+	if errors.Is(err, syscall.ENOTCONN) {
+		return nil // the peer has ended it meanwhile; close(2) does not say so either
+	}
+	return err
+}
+
+func (a *Association) closeWrite() error {
+	if c := a.policyConn(); c != nil {
+		return c.CloseWrite()
+	}
+	if a.policy != AsLinux && a.isKeyed(aftls.Send) {
 		err := a.sock.WriteRecord(record.AlertRecord, []byte{record.LevelWarning, byte(record.CloseNotify)})
 		if err != nil && !errors.Is(err, aftls.ErrShutdown) {
 			return err
 		}
 	}
-	err := a.carrier.CloseWrite()
-	if a.policy == AsLinux && errors.Is(err, syscall.ENOTCONN) {
-		return nil // the peer has reset it meanwhile; close(2) does not say so either
-	}
-	return err
+	return a.carrier.CloseWrite()
 }
 
 // Off takes the association out: what the program wrote is sent, the pump stops,

@@ -228,6 +228,21 @@ func (s *Supervisor) hasULP(n *seccomp.Notification, fd int) (cookie uint64, ok 
 	return cookie, ok
 }
 
+// getULP answers what is asked of a TCP socket with TCP_ULP and without keys. It
+// is false for every other socket and option.
+func (s *Supervisor) getULP(n *seccomp.Notification) bool {
+	level, name := int(int32(n.Args[1])), int(int32(n.Args[2]))
+	ulp := level == unix.IPPROTO_TCP && name == unix.TCP_ULP
+	if !ulp && level != unix.SOL_TLS {
+		return false
+	}
+	if _, ok := s.hasULP(n, int(int32(n.Args[0]))); !ok {
+		return false
+	}
+	(&tlsSocket{s: s, linux: true}).getsockopt(n)
+	return true
+}
+
 // setBool checks an option that changes nothing here.
 func setBool(value []byte) error {
 	if len(value) != 4 || binary.NativeEndian.Uint32(value) > 1 {

@@ -159,7 +159,9 @@ func (s *Supervisor) handle(n *seccomp.Notification) {
 		}
 		t := s.find(n, int(int32(n.Args[0])))
 		if t == nil {
-			n.Continue()
+			if n.Nr != unix.SYS_GETSOCKOPT || !s.getULP(n) {
+				n.Continue()
+			}
 			return
 		}
 		switch n.Nr {
@@ -247,7 +249,7 @@ func (s *Supervisor) run(t *tlsSocket) {
 		s.stats.Received += i.Receive.Records
 		s.stats.SentBytes += i.Send.Bytes
 		s.stats.ReceivedBytes += i.Receive.Bytes
-		if err != nil && err != pump.ErrStopped {
+		if err != nil && err != pump.ErrStopped && err != errUnkeyed {
 			s.stats.ConnectionsFailed++
 			s.log("a connection with %v ended: %v", t.peer, err)
 		}

@@ -38,8 +38,7 @@ func (s *Supervisor) swap(n *seccomp.Notification, fd int, cookie uint64, d aftl
 	if err := pump.CheckCarrier(tcp); err != nil {
 		return err
 	}
-	holders, err := s.process.Holders(inode)
-	if err != nil || len(holders) != 1 {
+	if holders, err := s.process.Holders(inode); err != nil || len(holders) != 1 {
 		s.log("a TCP socket that has %d descriptors in the program cannot become a TLS socket: keep one of them", len(holders))
 		s.refused()
 		return unix.EBUSY
@@ -77,7 +76,10 @@ func (s *Supervisor) swap(n *seccomp.Notification, fd int, cookie uint64, d aftl
 	s.mu.Unlock()
 
 	// The TCP socket is ours alone.
-	err = t.become(tcp, theirs, d, k)
+	err = s.alone(inode)
+	if err == nil {
+		err = t.become(tcp, theirs, d, k)
+	}
 	if err != nil {
 		unix.Shutdown(tcp, unix.SHUT_RDWR)
 		s.unregister(t)
@@ -87,6 +89,20 @@ func (s *Supervisor) swap(n *seccomp.Notification, fd int, cookie uint64, d aftl
 	}
 	ours = false
 	s.run(t)
+	return nil
+}
+
+// alone looks once more for descriptors of the TCP socket. The program has none
+// now, unless another thread of it made one after the first look: that thread
+// would go on with plaintext.
+func (s *Supervisor) alone(inode uint64) error {
+	holders, err := s.process.Holders(inode)
+	if err != nil {
+		return err
+	}
+	if len(holders) > 0 {
+		return unix.EBUSY
+	}
 	return nil
 }
 

@@ -101,10 +101,11 @@ func (e *End) ReadBuffers(p [][]byte) (n int, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.read.places = p
-	if err := e.raw.Control(e.control); err != nil {
+	err = ended(e.raw.Control(e.control))
+	e.read.places = nil
+	if err != nil {
 		return 0, err
 	}
-	e.read.places = nil
 	e.given += uint64(max(e.read.n, 0))
 	return e.read.n, e.read.err
 }
@@ -228,7 +229,7 @@ func place(places [][]byte, n int) []byte {
 // Write gives p to the program. It waits while the program does not read.
 func (e *End) Write(p []byte) (n int, err error) {
 	e.write.p, e.write.err = p, nil
-	if err = e.raw.Write(e.tryWrite); err == nil {
+	if err = ended(e.raw.Write(e.tryWrite)); err == nil {
 		err = e.write.err
 	}
 	n = len(p) - len(e.write.p)
@@ -257,12 +258,12 @@ func (e *End) writeFD(fd uintptr) bool {
 // wait calls try until it is true, each time something may have changed for a
 // reader of the end.
 func (e *End) wait(try func() bool) error {
-	return e.raw.Read(func(uintptr) bool { return try() })
+	return ended(e.raw.Read(func(uintptr) bool { return try() }))
 }
 
 // gone waits until the program has closed its half, or the end is closed.
 func (e *End) gone() error {
-	return e.raw.Read(func(fd uintptr) bool { return hangup(int(fd), unix.POLLHUP) })
+	return ended(e.raw.Read(func(fd uintptr) bool { return hangup(int(fd), unix.POLLHUP) }))
 }
 
 // Mark puts an urgent mark at this place of what the program reads (MSG_OOB;

@@ -121,8 +121,9 @@ func (p *Pump) send() error {
 	if err == nil {
 		err = p.rec.CloseWrite()
 	}
-	if errors.Is(err, ErrTooLong) {
-		p.Close() // nobody knows what the program meant to send
+	if err != nil && (errors.Is(err, ErrTooLong) || p.end.Gone()) {
+		// Nobody knows what the program meant to send, or is there to read.
+		p.Close()
 		return err
 	}
 	if err != nil {

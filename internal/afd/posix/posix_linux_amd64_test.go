@@ -203,3 +203,55 @@ func eachTLSWorld(t *testing.T, name string, as *syscall.Credential) {
 		}
 	}
 }
+
+// Making TLS sockets, and what is refused.
+func TestSetup(t *testing.T) { eachTLSWorld(t, "setup", nil) }
+
+// The four ways to tell records of other types from data have one transcript.
+const transcript = `peer 23 5 hello
+peer 22 7 \04ticket
+peer 23 5 world
+peer 99 1 x
+peer 21 2 \01Z
+peer 23 4 tail
+peer 21 2 \01\00
+peer end
+program 23 3 one
+program 99 5 first
+program 22 6 second
+program 23 8 twothree
+program 21 2 \01Z
+program 23 4 four
+program 21 2 \01\00
+program end
+`
+
+func TestWays(t *testing.T) {
+	for _, w := range []world{{"end", "aftls"}, {"strict", "aftls"}} {
+		for _, way := range []string{"fd", "errqueue", "option", "cmsg"} {
+			t.Run(w.world+"/"+way, func(t *testing.T) {
+				path := compiled(t, "ways")
+				needSupervisor(t)
+				cmd := w.command(path, way)
+				var stderr bytes.Buffer
+				cmd.Stderr = &stderr
+				out, err := cmd.Output()
+				if err != nil || string(out) != transcript {
+					t.Errorf("%v\n%s\nstderr:\n%s", err, out, stderr.String())
+				}
+			})
+		}
+	}
+}
+
+// Everything as a user without any privilege.
+func TestUnprivileged(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("this user is no root, and the other tests show it")
+	}
+	const nobody = 65534
+	as := &syscall.Credential{Uid: nobody, Gid: nobody}
+	for _, name := range []string{"stream", "move", "wait", "control", "setup"} {
+		t.Run(name, func(t *testing.T) { eachTLSWorld(t, name, as) })
+	}
+}

@@ -220,7 +220,7 @@ __attribute__((unused)) static int keyed(int tcp, int d)
 /* What a cell works on: a is what it looks at, b the other end. */
 static int a, b;
 
-static void open_pair(void)
+__attribute__((unused)) static void open_pair(void)
 {
 	int fd[2];
 
@@ -245,7 +245,7 @@ __attribute__((unused)) static void open_raw(void)
 	b = fd[1];
 }
 
-static void close_pair(void)
+__attribute__((unused)) static void close_pair(void)
 {
 	close(a);
 	close(b);
@@ -391,7 +391,7 @@ __attribute__((unused)) static ssize_t recv_type(int fd, void *p, size_t n, int 
 
 /* ---- The program ---- */
 
-static int run_cells(const struct cell *cells, int n, int argc, char **argv)
+__attribute__((unused)) static int run_cells(const struct cell *cells, int n, int argc, char **argv)
 {
 	int kind;
 

@@ -5,6 +5,7 @@ go 1.26.0
 require golang.org/x/crypto v0.58.0
 
 require (
+	github.com/pion/dtls/v3 v3.1.15
 	github.com/spf13/cobra v1.10.2
 	golang.org/x/net v0.62.0
 	golang.org/x/sys v0.49.0

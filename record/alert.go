@@ -59,9 +59,10 @@ type Error struct {
 func (e *Error) Error() string { return "record: " + e.Reason }
 
 var (
-	// ErrKeyLimit is returned by [Sealer.Seal] when the key has sealed as
-	// many records as it may (RFC 8446, 5.5), or the sequence number would
-	// wrap. Nothing was sealed; the association needs new keys.
+	// ErrKeyLimit is returned by [Sealer.Seal] and [DatagramSealer.Seal] when
+	// the key has sealed as many records as it may (RFC 8446, 5.5; RFC 9147,
+	// 4.5.3), or the sequence number would wrap. Nothing was sealed; the
+	// association needs new keys.
 	ErrKeyLimit = errors.New("record: key has reached its limit of records")
 
 	// ErrSuite is returned when version and suite do not go together or
@@ -75,14 +76,17 @@ var (
 	// secret beside them.
 	ErrKeyMismatch = errors.New("record: key and iv do not follow from the secret")
 
-	// ErrTooLarge is returned by [Sealer.Seal] for a payload over [MaxPlaintext].
+	// ErrTooLarge is returned by [Sealer.Seal] and [DatagramSealer.Seal] for a
+	// payload over [MaxPlaintext], and by [AppendACK] for what makes one.
 	ErrTooLarge = errors.New("record: payload is larger than 16384 bytes")
 
-	// ErrType is returned by [Sealer.Seal] for content type 0.
-	ErrType = errors.New("record: 0 is not a content type")
+	// ErrType is returned by [Sealer.Seal] for content type 0, and by
+	// [DatagramSealer.Seal] for that and for [TLS12CID].
+	ErrType = errors.New("record: not a type of content")
 
-	// ErrNoSecret is returned by [Keys.Next] when there is no TLS 1.3
-	// traffic secret to go on from.
+	// ErrNoSecret is returned by [Keys.Next] when there is no traffic secret
+	// of version 1.3 to go on from, and for keys of DTLS 1.3 without one: the
+	// key that hides sequence numbers follows from it.
 	ErrNoSecret = errors.New("record: no traffic secret to derive the next keys from")
 
 	// errWiped is the caller's mistake, not the peer's.

@@ -27,6 +27,9 @@ type suite struct {
 
 func (s *suite) explicitLen() int { return nonceLen - s.ivLen }
 
+// is13 reports whether keys follow from a traffic secret.
+func (s *suite) is13() bool { return s.version == TLS13 || s.version == DTLS13 }
+
 const nonceLen = 12
 
 var (
@@ -41,6 +44,9 @@ var (
 // lookup knows the suites by their IANA numbers. The TLS 1.2 ones are those of
 // RFC 5288, 5289 and 7905 that crypto/tls negotiates.
 func lookup(version, id uint16) *suite {
+	if datagram(version) {
+		return lookupDatagram(version, id)
+	}
 	var s *suite
 	switch id {
 	case 0x1301:
@@ -67,10 +73,10 @@ func lookup(version, id uint16) *suite {
 func Supported(version, suite uint16) bool { return lookup(version, suite) != nil }
 
 // Limit returns how many records one key may seal: 2^24.5 for AES-GCM in
-// TLS 1.3 (RFC 8446, 5.5). ChaCha20-Poly1305 and TLS 1.2 have no limit below
-// that of the sequence number.
+// TLS 1.3 and DTLS 1.3 (RFC 8446, 5.5; RFC 9147, 4.5.3). ChaCha20-Poly1305 and
+// the versions before have no limit below that of the sequence number.
 func Limit(version, id uint16) uint64 {
-	if s := lookup(version, id); s != nil && s.version == TLS13 && !s.chacha {
+	if s := lookup(version, id); s != nil && s.is13() && !s.chacha {
 		return 23726566
 	}
 	return math.MaxUint64
@@ -79,17 +85,18 @@ func Limit(version, id uint16) uint64 {
 // Keys is all that one direction of an association needs. Whoever holds it
 // holds the connection: it is not logged and not written to files.
 type Keys struct {
-	Version uint16 // TLS12 or TLS13
+	Version uint16 // TLS12, TLS13, DTLS12 or DTLS13
 	Suite   uint16 // IANA number
 
-	// Secret is the TLS 1.3 traffic secret. Key and IV follow from it and
-	// need not be set. It is empty in TLS 1.2, and where only Key and IV are
-	// known. Without it a TLS 1.3 association cannot rekey.
+	// Secret is the TLS 1.3 or DTLS 1.3 traffic secret. Key and IV follow
+	// from it and need not be set. It is empty in version 1.2, and where only
+	// Key and IV are known. Without it a TLS 1.3 association cannot rekey,
+	// and a DTLS 1.3 association cannot be.
 	Secret []byte
 	Key    []byte
-	IV     []byte // implicit part of the nonce: 4 bytes in TLS 1.2 GCM, else 12
+	IV     []byte // implicit part of the nonce: 4 bytes in version 1.2 GCM, else 12
 
-	Epoch uint64 // how many times the direction was rekeyed before
+	Epoch uint64 // TLS: how many times the direction was rekeyed before; DTLS: the epoch
 	Seq   uint64 // sequence number of the next record
 }
 
@@ -108,7 +115,7 @@ func (k *Keys) Derive() error {
 	if s == nil {
 		return ErrSuite
 	}
-	if k.Version == TLS13 && len(k.Key) == 0 && len(k.IV) == 0 {
+	if s.is13() && len(k.Key) == 0 && len(k.IV) == 0 {
 		if len(k.Secret) != s.hashLen {
 			return ErrKeyLength
 		}
@@ -117,7 +124,7 @@ func (k *Keys) Derive() error {
 	if len(k.Key) != s.keyLen || len(k.IV) != s.ivLen {
 		return ErrKeyLength
 	}
-	if len(k.Secret) != 0 && (k.Version != TLS13 || len(k.Secret) != s.hashLen) {
+	if len(k.Secret) != 0 && (!s.is13() || len(k.Secret) != s.hashLen) {
 		return ErrKeyLength
 	}
 	return nil
@@ -168,7 +175,11 @@ func (k *Keys) Wipe() {
 // 2.3) is one HMAC (RFC 2104). It is written out because every connection pays
 // for it several times, and crypto/hmac allocates for each.
 func expandLabel(s *suite, secret []byte, label string, n int) []byte {
-	const prefix, maxBlock, maxInfo = "tls13 ", sha512.BlockSize, 32
+	const maxBlock, maxInfo = sha512.BlockSize, 32
+	prefix := "tls13 "
+	if s.version == DTLS13 {
+		prefix = "dtls13" // RFC 9147, 5.9
+	}
 	block := sha256.BlockSize
 	if s.hashLen == sha512.Size384 {
 		block = sha512.BlockSize
@@ -207,7 +218,12 @@ func expandLabel(s *suite, secret []byte, label string, n int) []byte {
 // (RFC 5246, 6.3). The sequence numbers are 1: the Finished messages, the only
 // records under these keys so far, had 0.
 func KeyBlock(suite uint16, master, clientRandom, serverRandom []byte) (client, server Keys, err error) {
-	s := lookup(TLS12, suite)
+	return keyBlock(Keys{Version: TLS12, Suite: suite, Seq: 1}, master, clientRandom, serverRandom)
+}
+
+// keyBlock returns k with the key and the iv of each direction.
+func keyBlock(k Keys, master, clientRandom, serverRandom []byte) (client, server Keys, err error) {
+	s := lookup(k.Version, k.Suite)
 	if s == nil {
 		return client, server, ErrSuite
 	}
@@ -217,8 +233,7 @@ func KeyBlock(suite uint16, master, clientRandom, serverRandom []byte) (client, 
 	seed = append(seed, clientRandom...)
 	b := prf12(s.hash, master, seed, 2*(s.keyLen+s.ivLen))
 	take := func(n int) []byte { out := b[:n:n]; b = b[n:]; return out }
-	client = Keys{Version: TLS12, Suite: suite, Seq: 1}
-	server = client
+	client, server = k, k
 	client.Key, server.Key = take(s.keyLen), take(s.keyLen)
 	client.IV, server.IV = take(s.ivLen), take(s.ivLen)
 	return client, server, nil
@@ -280,7 +295,7 @@ const ivAt = 32
 func (h *half) init(k Keys) error {
 	h.using = nil
 	s := lookup(k.Version, k.Suite)
-	if s != nil && s.version == TLS13 && len(k.Secret) == s.hashLen {
+	if s != nil && s.is13() && len(k.Secret) == s.hashLen {
 		if err := k.consistent(); err != nil {
 			return err
 		}

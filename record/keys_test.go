@@ -203,7 +203,7 @@ func TestSupportedSuitesAreTheAEADSuitesOfCryptoTLS(t *testing.T) {
 	for _, p := range profiles {
 		known[[2]uint16{p.version, p.id}] = true
 	}
-	for _, version := range []uint16{0, 0x0300, 0x0301, 0x0302, 0x0303, 0x0304, 0x0305, 0xfefd} {
+	for _, version := range []uint16{0, 0x0300, 0x0301, 0x0302, 0x0303, 0x0304, 0x0305, 0xfeff} {
 		for id := range 1 << 16 {
 			if got, want := record.Supported(version, uint16(id)), known[[2]uint16{version, uint16(id)}]; got != want {
 				t.Errorf("Supported(%#04x, %#04x) = %v", version, id, got)

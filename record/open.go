@@ -12,6 +12,9 @@ type Opener struct{ half }
 // NewOpener returns an opener for k and copies what it needs of it. The errors
 // are [ErrSuite], [ErrKeyLength] and [ErrKeyMismatch].
 func NewOpener(k Keys) (*Opener, error) {
+	if datagram(k.Version) {
+		return nil, ErrSuite
+	}
 	o := new(Opener)
 	if err := o.init(k); err != nil {
 		return nil, err

@@ -1,14 +1,18 @@
 // Package record protects and opens the records of TLS 1.2 and TLS 1.3
-// (RFC 5246, 6.2 and RFC 8446, 5) for the AEAD suites: AES-128-GCM,
-// AES-256-GCM and ChaCha20-Poly1305.
+// (RFC 5246, 6.2 and RFC 8446, 5), and of DTLS 1.2 and DTLS 1.3 (RFC 6347, 4.1,
+// RFC 9146 and RFC 9147, 4) for the AEAD suites: AES-128-GCM, AES-256-GCM and
+// ChaCha20-Poly1305.
 //
 // It does no I/O, reads no clock, writes no log and starts no goroutine. One
-// [Sealer] or [Opener] serves one direction of one association; neither may be
-// used by two goroutines at once. Keys come in as [Keys], from traffic secrets
-// ([TrafficKeys]) or from a TLS 1.2 master secret ([KeyBlock]).
+// [Sealer] or [Opener], in DTLS one [DatagramSealer] or [DatagramOpener], serves
+// one direction of one association; none may be used by two goroutines at once.
+// Keys come in as [Keys], from traffic secrets ([TrafficKeys],
+// [DatagramTrafficKeys]) or from a version 1.2 master secret ([KeyBlock],
+// [DatagramKeyBlock]).
 //
-// Every complaint about a record is an [*Error]: it carries the alert that the
-// peer is owed.
+// Every complaint about a record of TLS is an [*Error]: it carries the alert that
+// the peer is owed. In DTLS most of them are a [Drop]: the record is to be
+// forgotten, and the association goes on.
 package record
 
 import "fmt"
@@ -38,6 +42,10 @@ func (t ContentType) String() string {
 		return "application_data"
 	case Heartbeat:
 		return "heartbeat"
+	case TLS12CID:
+		return "tls12_cid"
+	case ACKRecord:
+		return "ack"
 	}
 	return fmt.Sprintf("content type %d", uint8(t))
 }

@@ -17,6 +17,9 @@ type Sealer struct {
 // NewSealer returns a sealer for k and copies what it needs of it. The errors
 // are [ErrSuite], [ErrKeyLength] and [ErrKeyMismatch].
 func NewSealer(k Keys) (*Sealer, error) {
+	if datagram(k.Version) {
+		return nil, ErrSuite
+	}
 	s := new(Sealer)
 	if err := s.init(k); err != nil {
 		return nil, err

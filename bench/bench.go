@@ -17,6 +17,7 @@
 //	peers.go, server.go   the server's process
 //	link.go               the client's connections
 //	row_*.go              one file for each row
+//	descriptors_*.go      the rows about 'aftls run' and 'aftls handd', and their program
 //	stats.go, report.go, table.go
 package bench
 
@@ -47,6 +48,10 @@ type Config struct {
 	// Server is the program that calls Serve, and its first arguments.
 	Server []string
 
+	// Command is the aftls command and Program what calls Program, with its
+	// first arguments. The rows about other programs need both.
+	Command, Program []string
+
 	Placement Placement
 
 	// Progress, if set, is told before each repetition, 0 is the warm-up.
@@ -60,7 +65,7 @@ type row struct {
 }
 
 func rows() []row {
-	return []row{
+	return append([]row{
 		{"files", (*runner).files},
 		{"send", (*runner).send},
 		{"receive", (*runner).receive},
@@ -68,7 +73,7 @@ func rows() []row {
 		{"idle", (*runner).idle},
 		{"handshakes", (*runner).handshakes},
 		{rowFirstByte, (*runner).firstByte},
-	}
+	}, descriptorRows()...)
 }
 
 // Rows are the names of all rows.
@@ -238,13 +243,19 @@ type pace struct {
 	reps    int
 	warm    bool       // one more repetition goes first and does not count
 	servers []*process // by peer, those that live through all repetitions
+	peers   []string   // whom it compares; nil: the package's peers
+	users   []cpuUser  // other processes of the row, for the load of the machine
 }
 
 // interleave runs measure for every peer in every repetition, and returns the
 // samples of each of the figures that measure returns. The order of the peers
 // changes from one repetition to the next: what drifts hits all of them.
 func (r *runner) interleave(p pace, measure func(peer int) ([]float64, error)) (figures []series, foreign *float64, err error) {
-	others := watchLoad(p.servers)
+	others := watchLoad(p)
+	names := p.peers
+	if names == nil {
+		names = peerNames()
+	}
 	rep := 1
 	if p.warm {
 		rep = 0
@@ -258,10 +269,10 @@ func (r *runner) interleave(p pace, measure func(peer int) ([]float64, error)) (
 				return nil, nil, err
 			}
 		}
-		for i := range peers {
+		for i := range names {
 			who := i
 			if rep%2 == 0 {
-				who = len(peers) - 1 - i
+				who = len(names) - 1 - i
 			}
 			if err := r.ctx.Err(); err != nil {
 				return nil, nil, err
@@ -269,14 +280,14 @@ func (r *runner) interleave(p pace, measure func(peer int) ([]float64, error)) (
 			r.watch.Reset(patience)
 			values, err := measure(who)
 			if err != nil {
-				return nil, nil, fmt.Errorf("%s: %w", peers[who].name, err)
+				return nil, nil, fmt.Errorf("%s: %w", names[who], err)
 			}
 			if rep == 0 {
 				continue
 			}
 			for f, v := range values {
 				if f == len(figures) {
-					figures = append(figures, make(series, len(peers)))
+					figures = append(figures, make(series, len(names)))
 				}
 				figures[f][who] = append(figures[f][who], v)
 			}
@@ -315,10 +326,15 @@ func (r *runner) lives(reps int, measure func(reps int) (series, *float64, error
 
 // add puts a figure into the report.
 func (r *runner) add(name, unit string, samples series, goal *Goal, foreign *float64) {
+	r.addOf(peerNames(), name, unit, samples, goal, foreign)
+}
+
+// addOf is add for other peers.
+func (r *runner) addOf(names []string, name, unit string, samples series, goal *Goal, foreign *float64) {
 	if r.cfg.Quick {
 		goal = nil // nothing to be judged by
 	}
-	r.report.Results = append(r.report.Results, result(name, unit, samples, goal, foreign))
+	r.report.Results = append(r.report.Results, resultOf(names, name, unit, samples, goal, foreign))
 }
 
 // profile begins or ends the CPU profiles of the servers of a row.

@@ -9,14 +9,22 @@ import (
 
 // load compares what the whole machine does with what client and servers do.
 type load struct {
-	servers    []*process // that live as long as the load is watched
+	users      []cpuUser // that live as long as the load is watched
 	began      time.Time
 	busy, ours time.Duration
 	known      bool
 }
 
-func watchLoad(servers []*process) *load {
-	l := &load{servers: servers, began: time.Now()}
+// cpuUser tells what CPU time it has used so far.
+type cpuUser interface {
+	used() (time.Duration, error)
+}
+
+func watchLoad(p pace) *load {
+	l := &load{users: p.users, began: time.Now()}
+	for _, s := range p.servers {
+		l.users = append(l.users, s)
+	}
 	l.busy, l.ours, l.known = l.now()
 	return l
 }
@@ -36,12 +44,12 @@ func (l *load) now() (busy, ours time.Duration, known bool) {
 		}
 		ours += user + sys
 	}
-	for _, s := range l.servers {
-		u, err := s.report()
+	for _, s := range l.users {
+		cpu, err := s.used()
 		if err != nil {
 			return 0, 0, false
 		}
-		ours += u.cpu
+		ours += cpu
 	}
 	return busy, ours, true
 }

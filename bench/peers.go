@@ -37,6 +37,13 @@ var peers = []peer{
 	},
 }
 
+func peerNames() (names []string) {
+	for _, p := range peers {
+		names = append(names, p.name)
+	}
+	return names
+}
+
 func findPeer(name string) (peer, error) {
 	for _, p := range peers {
 		if p.name == name {

@@ -80,7 +80,32 @@ func (r *runner) start(row string, p peer) (*process, error) {
 
 // run starts a server and waits until it listens.
 func (r *runner) run(cmd *exec.Cmd) (*process, error) {
-	cmd.Stderr = os.Stderr
+	s, err := r.begin(cmd)
+	if err != nil {
+		return nil, err
+	}
+	hello, err := s.answer()
+	var procs int64
+	if err == nil {
+		s.addr = hello["addr"]
+		procs, err = hello.number("procs")
+	}
+	if err != nil {
+		s.kill()
+		s.end()
+		return nil, err
+	}
+	if r.report.Machine.ServerGOMAXPROCS == 0 { // one row gives its servers more
+		r.report.Machine.ServerGOMAXPROCS = int(procs)
+	}
+	return s, nil
+}
+
+// begin starts a process.
+func (r *runner) begin(cmd *exec.Cmd) (*process, error) {
+	if cmd.Stderr == nil {
+		cmd.Stderr = os.Stderr
+	}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -101,20 +126,6 @@ func (r *runner) run(cmd *exec.Cmd) (*process, error) {
 		delete(r.live, s)
 		r.mu.Unlock()
 	}
-	hello, err := s.answer()
-	var procs int64
-	if err == nil {
-		s.addr = hello["addr"]
-		procs, err = hello.number("procs")
-	}
-	if err != nil {
-		s.kill()
-		s.end()
-		return nil, err
-	}
-	if r.report.Machine.ServerGOMAXPROCS == 0 { // one row gives its servers more
-		r.report.Machine.ServerGOMAXPROCS = int(procs)
-	}
 	return s, nil
 }
 
@@ -128,7 +139,7 @@ func (s *process) end() {
 }
 
 // kill ends the server at once; end still has to be called.
-func (s *process) kill() { s.cmd.Process.Kill() }
+func (s *process) kill() { s.cmd.Cancel() }
 
 // ask sends a command and returns the answer.
 func (s *process) ask(command string) (answer, error) {
@@ -163,6 +174,12 @@ func (s *process) report() (u usage, err error) {
 	}
 	u.cpu = time.Duration(user + sys)
 	return u, nil
+}
+
+// used is the CPU time of the server.
+func (s *process) used() (time.Duration, error) {
+	u, err := s.report()
+	return u.cpu, err
 }
 
 // wait returns when n connections have come to what.

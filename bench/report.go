@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"encoding/json"
 	"io"
 	"slices"
@@ -19,10 +20,10 @@ type Report struct {
 // Result is one figure: of every peer, and in relation.
 type Result struct {
 	Name   string       `json:"name"` // such as "files 1 MB"
-	Unit   string       `json:"unit"` // lower is better in all of them
+	Unit   string       `json:"unit"` // lower is better in all of them but GB/s
 	Reps   int          `json:"reps"`
-	Peers  []PeerResult `json:"peers"`  // aftls is the first
-	Ratios []Ratio      `json:"ratios"` // aftls over each of the others
+	Peers  []PeerResult `json:"peers"`  // ours is the first
+	Ratios []Ratio      `json:"ratios"` // the first over each of the others
 	Goal   *Goal        `json:"goal,omitempty"`
 
 	// ForeignCPUs is how many CPUs were busy with something else meanwhile:
@@ -51,11 +52,13 @@ type Ratio struct {
 	Max    float64 `json:"max"`
 }
 
-// Goal is what a figure has to stay below.
+// Goal is what a figure has to stay below or, if Min is not 0, above.
 type Goal struct {
-	Of  string  `json:"of"` // ratio, interval (its upper end) or value (of aftls)
-	Max float64 `json:"max"`
-	Met bool    `json:"met"`
+	Of   string  `json:"of"`             // ratio, interval (its worse end) or value (of the first peer)
+	Over string  `json:"over,omitempty"` // the peer of a ratio; empty: crypto/tls
+	Max  float64 `json:"max"`
+	Min  float64 `json:"min,omitempty"`
+	Met  bool    `json:"met"`
 }
 
 // What a goal is of.
@@ -65,22 +68,27 @@ const (
 	ofValue    = "value"
 )
 
-// goalOver is the peer that goals about ratios are measured against.
+// goalOver is the peer that goals about ratios are measured against, if they
+// name no other.
 const goalOver = "crypto/tls"
 
 // result makes a Result of samples, by peer.
 func result(name, unit string, samples series, goal *Goal, foreign *float64) Result {
+	return resultOf(peerNames(), name, unit, samples, goal, foreign)
+}
+
+func resultOf(names []string, name, unit string, samples series, goal *Goal, foreign *float64) Result {
 	res := Result{Name: name, Unit: unit, Goal: goal, ForeignCPUs: foreign}
 	for i, xs := range samples {
 		res.Reps = len(xs)
 		res.Peers = append(res.Peers, PeerResult{
-			Peer: peers[i].name, Samples: xs,
+			Peer: names[i], Samples: xs,
 			Median: median(xs), Min: slices.Min(xs), Max: slices.Max(xs),
 		})
 		if q := quotients(samples[0], xs); i > 0 && len(q) > 0 {
 			low, high := bootstrap(q)
 			res.Ratios = append(res.Ratios, Ratio{
-				Over: peers[i].name, Median: median(q), Low: low, High: high,
+				Over: names[i], Median: median(q), Low: low, High: high,
 				Min: slices.Min(q), Max: slices.Max(q),
 			})
 		}
@@ -95,17 +103,24 @@ func (res *Result) judge() {
 		return
 	}
 	if res.Goal.Of == ofValue {
-		res.Goal.Met = len(res.Peers) > 0 && res.Peers[0].Median <= res.Goal.Max
+		res.Goal.Met = len(res.Peers) > 0 && res.Goal.holds(res.Peers[0].Median)
 		return
 	}
 	for _, q := range res.Ratios {
-		if q.Over == goalOver {
-			res.Goal.Met = q.Median <= res.Goal.Max
+		if q.Over == cmp.Or(res.Goal.Over, goalOver) {
+			res.Goal.Met = res.Goal.holds(q.Median)
 			if res.Goal.Of == ofInterval {
-				res.Goal.Met = q.High <= res.Goal.Max
+				res.Goal.Met = res.Goal.holds(q.High) && res.Goal.holds(q.Low)
 			}
 		}
 	}
+}
+
+func (g *Goal) holds(x float64) bool {
+	if g.Min != 0 {
+		return x >= g.Min
+	}
+	return x <= g.Max
 }
 
 // WriteJSON writes the report for machines.

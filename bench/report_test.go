@@ -215,3 +215,45 @@ func TestLives(t *testing.T) {
 		}
 	}
 }
+
+// What is better the higher has a goal from below, and names whom it is over.
+func TestGoalsFromBelow(t *testing.T) {
+	speeds := series{{3, 4}, {2, 2}} // 1.5 and 2 times as fast
+	for _, c := range []struct {
+		goal Goal
+		met  bool
+		text string
+	}{
+		{Goal{Of: ofRatio, Over: "that", Min: 1.75}, true, "ratio >= 1.75: met"},
+		{Goal{Of: ofRatio, Over: "that", Min: 1.8}, false, "ratio >= 1.8: missed"},
+		{Goal{Of: ofRatio, Min: 1.75}, false, "ratio >= 1.75: missed"}, // over crypto/tls, which is not here
+		{Goal{Of: ofValue, Min: 3.5}, true, "aftls >= 3.5: met"},
+		{Goal{Of: ofValue, Min: 3.6}, false, "aftls >= 3.6: missed"},
+	} {
+		goal := c.goal
+		res := resultOf([]string{"this", "that"}, "x", "GB/s", speeds, &goal, nil)
+		if res.Goal.Met != c.met || res.Goal.String() != c.text || res.Peers[0].Peer != "this" || res.Ratios[0].Over != "that" {
+			t.Errorf("%+v: %q, %+v", c.goal, res.Goal, res)
+		}
+	}
+}
+
+// Rows that compare others have heads of their own.
+func TestTableOfOthers(t *testing.T) {
+	rep := sampleReport()
+	rep.Results = append(rep.Results,
+		resultOf([]string{"one"}, "alone", "us", series{{1}}, nil, nil),
+		resultOf([]string{"one"}, "again", "us", series{{2}}, nil, nil))
+	var b strings.Builder
+	if err := rep.WriteTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	const want = `
+row    unit  reps  one                goal  others' CPUs
+alone  us    1     1.00 [1.00..1.00]  -     ?
+again  us    1     2.00 [2.00..2.00]  -     ?
+note: `
+	if !strings.Contains(b.String(), want) {
+		t.Errorf("got\n%s\nwant in it\n%s", &b, want)
+	}
+}

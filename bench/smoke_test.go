@@ -14,8 +14,18 @@ import (
 	"time"
 )
 
+// commands are what else this binary is where Run starts it so.
+var commands = map[string]func(args []string) error{}
+
 // TestMain makes this binary a server where Run starts it as one.
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && commands[os.Args[1]] != nil {
+		if err := commands[os.Args[1]](os.Args[2:]); err != nil {
+			os.Stderr.WriteString(err.Error() + "\n")
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if len(os.Args) > 1 && os.Args[1] == "bench-server" {
 		var cfg ServerConfig
 		f := flag.NewFlagSet("bench-server", flag.ExitOnError)
@@ -55,9 +65,11 @@ func entries(t *testing.T, dir string) (names []string) {
 	return names
 }
 
-// Every row runs and gives samples of every peer.
+// Every row runs and gives samples of every peer. Those about programs have a test
+// of their own.
 func TestRunQuick(t *testing.T) {
 	cfg := smokeConfig(t)
+	cfg.Rows = Rows()[:len(Rows())-len(descriptorRows())]
 	cfg.Profile = filepath.Join(t.TempDir(), "profiles")
 	rep, err := Run(t.Context(), cfg)
 	if err != nil {

@@ -21,17 +21,17 @@ func (rep *Report) WriteTable(w io.Writer) error {
 	if rep.Profiled {
 		fmt.Fprintln(w, "profiled: the numbers include the cost of profiling")
 	}
-	fmt.Fprintln(w)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	head := []string{"row", "unit", "reps"}
-	for _, p := range peers {
-		head = append(head, p.name)
-	}
-	for _, p := range peers[1:] {
-		head = append(head, "ratio to "+p.name, "95 %", "min..max")
-	}
-	fmt.Fprintln(t, strings.Join(append(head, "goal", "others' CPUs"), "\t"))
+	above := ""
 	for _, res := range rep.Results {
+		// Rows that compare others are a table of their own.
+		if head := res.head(); head != above {
+			if err := t.Flush(); err != nil {
+				return err
+			}
+			fmt.Fprintf(t, "\n%s\n", head)
+			above = head
+		}
 		fmt.Fprintln(t, strings.Join(res.cells(), "\t"))
 	}
 	if err := t.Flush(); err != nil {
@@ -43,6 +43,17 @@ func (rep *Report) WriteTable(w io.Writer) error {
 		}
 	}
 	return nil
+}
+
+func (res *Result) head() string {
+	head := []string{"row", "unit", "reps"}
+	for _, p := range res.Peers {
+		head = append(head, p.Peer)
+	}
+	for _, q := range res.Ratios {
+		head = append(head, "ratio to "+q.Over, "95 %", "min..max")
+	}
+	return strings.Join(append(head, "goal", "others' CPUs"), "\t")
 }
 
 func (res *Result) cells() []string {
@@ -69,6 +80,9 @@ func (g *Goal) String() string {
 	verdict := "missed"
 	if g.Met {
 		verdict = "met"
+	}
+	if g.Min != 0 {
+		return fmt.Sprintf("%s >= %v: %s", what, g.Min, verdict)
 	}
 	return fmt.Sprintf("%s <= %v: %s", what, g.Max, verdict)
 }

@@ -28,12 +28,13 @@ func benchCommand() *cobra.Command {
 		Long: `Measures what aftls costs the server, and what crypto/tls costs in its place:
 CPU time (user and system) for data, messages and handshakes, resident memory
 for idle connections, and how long a client waits for a first byte. Lower is
-better.
+better, but for GB/s. The rows trap, handoff, setup, tlsfd, nginx and pumpmem are
+about 'aftls run' and 'aftls handd', and what programs would do without.
 
 Rows: ` + strings.Join(bench.Rows(), ", ") + ` (default: all).
 
-Servers are processes of their own, on one CPU (in the row firstbyte on both);
-the client is on another. Every repetition measures both, in changing order. The
+Servers are processes of their own, on one CPU (in firstbyte and the rows just
+named on both); the client is on another. Every repetition measures both, in changing order. The
 ratio is the median of those within each repetition, with a 95 % bootstrap
 interval. The table goes to stdout, progress to stderr.`,
 		Example:   "  aftls bench\n  aftls bench --reps 31 send receive\n  aftls bench --json > bench.json",
@@ -57,7 +58,7 @@ interval. The table goes to stdout, progress to stderr.`,
 	c.MarkFlagDirname("dir")
 	c.Flags().StringVar(&f.placement, "placement", "", "")
 	c.Flags().MarkHidden("placement")
-	c.AddCommand(benchServerCommand())
+	c.AddCommand(benchServerCommand(), benchProgramCommand())
 	return c
 }
 
@@ -91,8 +92,9 @@ func runBench(c *cobra.Command, args []string, f benchFlags) error {
 	tell, done := progress(c.ErrOrStderr())
 	rep, err := bench.Run(ctx, bench.Config{
 		Rows: args, Reps: f.reps, Quick: f.quick, Dir: f.dir, Profile: f.profile,
-		Server: []string{exe, "bench", "server"}, Placement: place,
-		Progress: tell,
+		Server: []string{exe, "bench", "server"}, Command: []string{exe}, Program: []string{exe, "bench", "program"},
+		Placement: place,
+		Progress:  tell,
 	})
 	done()
 	if ctx.Err() != nil && c.Context().Err() == nil {
@@ -144,5 +146,23 @@ func benchServerCommand() *cobra.Command {
 	c.Flags().StringVar(&cfg.Cert, "cert", "", "")
 	c.Flags().StringVar(&cfg.Key, "key", "", "")
 	c.Flags().StringVar(&cfg.Dir, "dir", "", "")
+	return c
+}
+
+// benchProgramCommand is a program of the rows about programs. It is not for
+// people.
+func benchProgramCommand() *cobra.Command {
+	var cfg bench.ProgramConfig
+	c := &cobra.Command{
+		Use:    "program",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return bench.Program(cfg, c.InOrStdin(), c.OutOrStdout())
+		},
+	}
+	c.Flags().StringVar(&cfg.Row, "row", "", "")
+	c.Flags().StringVar(&cfg.Kind, "kind", "", "")
+	c.Flags().StringVar(&cfg.Socket, "socket", "", "")
 	return c
 }

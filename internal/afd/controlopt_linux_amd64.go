@@ -14,7 +14,8 @@ import (
 // a descriptor of their own.
 
 // nextRecord is getsockopt(AFTLS_NEXT_RECORD): the type and length of the control
-// record at which reading stopped. Its bytes are what read(2) gives next.
+// record at which reading stopped. Its bytes are what read(2) gives next, but for one
+// that ends the stream, whose length is 0.
 func (t *tlsSocket) nextRecord(n *seccomp.Notification) ([]byte, error) {
 	a := t.association()
 	if a == nil {
@@ -38,11 +39,15 @@ func (t *tlsSocket) nextRecord(n *seccomp.Notification) ([]byte, error) {
 		return nil, seccomp.ErrGone
 	}
 	takeMark(fd)
+	length := len(c.Payload)
 	if err := a.Inline(); err != nil {
-		return nil, err
+		// Nothing can be put behind the end of the stream: it was close_notify,
+		// or a fatal alert, of which AFTLS_ERROR tells.
+		a.TakeControl(length, false)
+		length = 0
 	}
 	b := []byte{byte(c.Type), 0}
-	return binary.NativeEndian.AppendUint16(b, uint16(len(c.Payload))), nil
+	return binary.NativeEndian.AppendUint16(b, uint16(length)), nil
 }
 
 func (t *tlsSocket) association() *Association {

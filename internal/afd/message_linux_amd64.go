@@ -146,6 +146,9 @@ func (r *reception) writeHeader(n *seccomp.Notification, addr uint64, h seccomp.
 	if r.eor {
 		h.Flags |= unix.MSG_EOR
 	}
+	if r.cut {
+		h.Flags |= unix.MSG_TRUNC
+	}
 	if r.flags&unix.MSG_ERRQUEUE != 0 {
 		h.Flags |= unix.MSG_ERRQUEUE
 	}

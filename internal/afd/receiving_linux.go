@@ -242,19 +242,15 @@ func (a *Association) controlRecord(typ record.ContentType, b []byte, offset uin
 // place in the stream: the program is woken, and its read stops there.
 func (a *Association) hold(c Control, expires bool) error {
 	for {
-		err := a.end.Mark(byte(c.Type))
+		// Whoever sees the one sees the other, too.
+		err := a.end.Mark(byte(c.Type), &a.mu, func() { a.held, a.expired = &c, expires })
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			break // a program that is gone needs no mark
+			return nil // for a program that is gone nothing is held
 		}
 		if err := a.await(); err != nil {
 			return err
 		}
 	}
-	a.mu.Lock()
-	a.held = &c
-	a.expired = expires
-	a.mu.Unlock()
-	return nil
 }
 
 // HasControl reports whether the program stopped, or will stop, at a control record.

@@ -309,10 +309,10 @@ func nonblocking(fd int) bool {
 // maxOver is how many sockets are remembered that are over.
 const maxOver = 1024
 
-// over forgets a socket whose association is over, and its control descriptor. One
-// that ended with an error is remembered for a while: the program may ask why. So is
-// every one with --strict, on which calls go on to fail as on Linux. One that is
-// forgotten is a Unix socket whose other half is closed: everything fails, too.
+// over ends the control descriptor of a socket whose association is over, and
+// remembers the socket for a while: the program may not have read all of it, or
+// ask why it ended. One that is forgotten is a Unix socket whose other half is
+// closed.
 func (s *Supervisor) over(t *tlsSocket, err error) {
 	t.mu.Lock()
 	ctl := t.control
@@ -320,7 +320,7 @@ func (s *Supervisor) over(t *tlsSocket, err error) {
 	if ctl != nil {
 		ctl.finish(err)
 	}
-	if err == pump.ErrStopped || err == nil && !t.isStrict() {
+	if err == pump.ErrStopped {
 		s.unregister(t)
 		return
 	}

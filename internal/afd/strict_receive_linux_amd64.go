@@ -29,6 +29,7 @@ type reception struct {
 	n    int // bytes that the program got
 	typ  record.ContentType
 	eor  bool // with the end of a record
+	cut  bool // a message was longer than the buffers
 	more bool // it need not wait
 
 	patience
@@ -37,7 +38,7 @@ type reception struct {
 // start makes it the reception of a message that goes to v.
 func (r *reception) start(v []seccomp.Iovec) {
 	r.v, r.left = v, sum(v)
-	r.n, r.typ, r.eor = 0, 0, false
+	r.n, r.typ, r.eor, r.cut = 0, 0, false, false
 }
 
 // receive goes on with the message. It is nil when the message is over, with what
@@ -75,6 +76,9 @@ func (r *reception) step(n *seccomp.Notification, fd int) error {
 		// Whether a control record is next is asked first: data may come in
 		// front of one that comes meanwhile.
 		control := r.t.a.HasControl()
+		if r.t.end.Records() {
+			return r.message(n, fd, control, buf[:])
+		}
 		b := buf[:min(r.left, len(buf))]
 		m, _, err := unix.Recvfrom(fd, b, unix.MSG_PEEK|unix.MSG_DONTWAIT)
 		switch {
@@ -99,6 +103,35 @@ func (r *reception) step(n *seccomp.Notification, fd int) error {
 		}
 	}
 	return errMore
+}
+
+// message gives the program one message of an end that keeps the boundaries of
+// records. What does not fit is lost, as of every SEQPACKET socket.
+func (r *reception) message(n *seccomp.Notification, fd int, control bool, buf []byte) error {
+	peek := r.flags & unix.MSG_PEEK
+	m, _, err := unix.Recvfrom(fd, buf, unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	switch {
+	case err == unix.EINTR:
+		return errMore
+	case err == unix.EAGAIN, control && (m == 0 || err == unix.ECONNRESET):
+		return r.empty(n, fd, control)
+	case err == unix.ECONNRESET, err == nil && m == 0:
+		return r.ended(err)
+	case err != nil:
+		return err
+	}
+	defer clear(buf[:m])
+	fit := min(m, r.left)
+	if k, err := n.WriteVec(r.v, buf[:fit]); err != nil {
+		return err
+	} else if k < fit {
+		return unix.EFAULT
+	}
+	if peek == 0 {
+		unix.Recvfrom(fd, buf[:m], unix.MSG_DONTWAIT)
+	}
+	r.typ, r.n, r.eor, r.cut = record.ApplicationData, fit, true, fit < m
+	return nil
 }
 
 // data gives the program b, which is what its half has next.

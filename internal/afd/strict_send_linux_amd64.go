@@ -168,8 +168,11 @@ func (x *transmission) step(n *seccomp.Notification, fd int) error {
 	if x.typ != 0 && (x.typ != record.ApplicationData || !x.t.isStrict()) {
 		return x.control(n, fd)
 	}
-	if x.left == 0 {
+	switch {
+	case x.left == 0:
 		return nil
+	case x.t.end.Records() && x.left > record.MaxPlaintext:
+		return unix.EMSGSIZE
 	}
 	if failure := x.t.a.Failure(); x.t.isStrict() && failure != nil && isOfRecord(failure) {
 		return failure
@@ -280,9 +283,11 @@ func (x *transmission) control(n *seccomp.Notification, fd int) error {
 			return x.pipeError(unix.EPIPE)
 		}
 	}
-	// A message without bytes says whether there is anybody to write to.
-	if _, err := unix.SendmsgN(fd, nil, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err == unix.EPIPE {
-		return x.pipeError(unix.EPIPE)
+	if !x.t.end.Records() {
+		// A call without bytes says whether there is anybody to write to.
+		if _, err := unix.SendmsgN(fd, nil, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL); err == unix.EPIPE {
+			return x.pipeError(unix.EPIPE)
+		}
 	}
 	if failure := a.Failure(); x.t.isStrict() && failure != nil && isOfRecord(failure) {
 		return failure

@@ -269,12 +269,22 @@ func (e *End) gone() error {
 // Mark puts an urgent mark at this place of what the program reads (MSG_OOB;
 // Linux 5.15): poll says POLLPRI, a read stops there, and recv(MSG_OOB) gives b.
 // There can be one at a time. It waits as Write does.
-func (e *End) Mark(b byte) (err error) {
+//
+// marked is called when the mark is there, or never will be as the program is gone.
+// The mark is put and marked called under mu.
+func (e *End) Mark(b byte, mu sync.Locker, marked func()) (err error) {
 	cerr := e.raw.Write(func(fd uintptr) bool {
+		mu.Lock()
+		defer mu.Unlock()
 		for {
 			_, err = unix.SendmsgN(int(fd), []byte{b}, nil, nil, unix.MSG_OOB|unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-			if err != unix.EINTR {
-				return err != unix.EAGAIN
+			switch err {
+			case unix.EINTR:
+			case unix.EAGAIN:
+				return false
+			default:
+				marked()
+				return true
 			}
 		}
 	})

@@ -214,7 +214,7 @@ peer 23 5 world
 peer 99 1 x
 peer 21 2 \01Z
 peer 23 4 tail
-peer 21 2 \01\00
+peer close_notify
 peer end
 program 23 3 one
 program 99 5 first
@@ -222,7 +222,7 @@ program 22 6 second
 program 23 8 twothree
 program 21 2 \01Z
 program 23 4 four
-program 21 2 \01\00
+program close_notify
 program end
 `
 

@@ -24,6 +24,11 @@ static const char *way;
 
 static void say(const char *who, int type, const char *p, ssize_t n)
 {
+	if (type == ALERT && (n == 0 || n == 2 && p[1] == 0)) {
+		/* AFTLS_NEXT_RECORD has no bytes for the record that ends the stream. */
+		printf("%s close_notify\n", who);
+		return;
+	}
 	printf("%s %d %zd ", who, type, n);
 	for (ssize_t i = 0; i < n; i++)
 		printf(p[i] > 32 && p[i] < 127 ? "%c" : "\\%02x", (unsigned char)p[i]);

@@ -55,8 +55,7 @@ func init() {
 			return err
 		}
 		fmt.Println(os.Getpid(), total)
-		_, err = io.Copy(io.Discard, os.Stdin) // until it is killed
-		return err
+		return unix.Pause() // until it is killed
 	}
 
 	// It makes TLS sockets until it may have no more, and then one again.

@@ -23,6 +23,7 @@ import (
 type sending struct {
 	events []event
 	over   error // no more events: why
+	keying bool  // the first keys are on their way
 
 	armed nextRecord
 	cuts  cuts
@@ -64,16 +65,29 @@ func (a *Association) behind(do func() error) (done <-chan error, err error) {
 func (a *Association) announce(records uint64, do func() error) (done <-chan error, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var offset uint64
-	if a.keyed[aftls.Send] || a.policy == AsLinux {
-		if offset, err = a.end.Written(); err != nil {
-			return nil, err
-		}
-		if a.strict && a.keyed[aftls.Send] {
-			a.sending.cuts.cutAt(offset, a.sent)
-		}
-	} // else the bytes wait for this event: it may be their keys
+	offset, err := a.end.Written()
+	if err != nil {
+		return nil, err
+	}
+	if a.strict && a.keyed[aftls.Send] {
+		a.sending.cuts.cutAt(offset, a.sent)
+	}
 	return a.at(event{offset: offset, records: records, do: do})
+}
+
+// first has do called in front of everything: the bytes of the program wait for
+// it, and so does what is to come behind them.
+func (a *Association) first(do func() error) (done <-chan error, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if done, err = a.at(event{do: do}); err != nil {
+		return nil, err
+	}
+	ev := a.sending.events
+	last := ev[len(ev)-1]
+	copy(ev[1:], ev)
+	ev[0] = last
+	return done, nil
 }
 
 // at has an event happen. It is called under mu.
@@ -199,6 +213,7 @@ func (a *Association) committed(n int64) {
 	defer a.mu.Unlock()
 	a.sent += uint64(n)
 	a.sending.seq, a.sending.doing = seq, 0
+	a.sending.cuts.parted = uint64(len(a.sending.cuts.part))
 }
 
 func (a *Association) peekEvent() (e event, due bool, left uint64) {
@@ -350,7 +365,15 @@ func (a *Association) Arm(typ record.ContentType, n int) (done <-chan error, err
 // is copied.
 func (a *Association) SetSendKeys(k record.Keys) (done <-chan error, err error) {
 	k = k.Clone()
-	return a.behind(func() error {
+	a.mu.Lock()
+	wait := !a.keyed[aftls.Send] && !a.sending.keying && a.policy != AsLinux
+	a.sending.keying = true
+	a.mu.Unlock()
+	when := a.behind
+	if wait {
+		when = a.first
+	}
+	return when(func() error {
 		defer k.Wipe()
 		if err := a.sock.SetKeys(aftls.Send, k); err != nil {
 			return err

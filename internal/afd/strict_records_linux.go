@@ -22,7 +22,8 @@ type cuts struct {
 	start  uint64   // of the open record
 	ends   []uint64 // of what may be sealed, ascending
 	missed bool     // the pump found nothing but an open record
-	part   []byte   // the pump's: of a record of which not all could be read yet
+	part   []byte   // the pump's alone: of a record of which not all could be read yet
+	parted uint64   // how much that is
 }
 
 // openRecord begins a send, or goes on with the record that is held open. It
@@ -110,7 +111,7 @@ func (a *Association) nextCut() (n int, err error) {
 		}
 	}
 	left := end - min(a.sent, end)
-	return int(min(left+uint64(len(c.part)), record.MaxPlaintext)), nil
+	return int(min(left+c.parted, record.MaxPlaintext)), nil
 }
 
 // recordBuffers hold the payload of one record each.
@@ -148,12 +149,16 @@ func (a *Association) sendRecord(r *io.LimitedReader) (n int64, err error) {
 			if err != nil && err != io.EOF {
 				return n, err
 			}
+			a.mu.Lock()
 			*part = append((*part)[:0], b[:have]...)
+			a.mu.Unlock()
 			return n, nil
 		}
 	}
+	a.mu.Lock()
 	clear(*part)
 	*part = nil
+	a.mu.Unlock()
 	return n, a.sock.WriteRecord(record.ApplicationData, b)
 }
 
@@ -197,7 +202,7 @@ func (a *Association) sealedSeq() uint64 {
 	defer a.mu.Unlock()
 	c := &a.sending.cuts
 	seq := a.sending.seq
-	from := a.sent - uint64(len(c.part))
+	from := a.sent - c.parted
 	for _, end := range c.ends {
 		if end > from {
 			seq += (end - from + record.MaxPlaintext - 1) / record.MaxPlaintext

@@ -89,9 +89,21 @@ static int next_of_fd(char *p, ssize_t *n)
 				continue;
 			EQ(m.kind, END);
 		}
-		if (have && m.kind == RECORD || f[1].revents || have) {
-			size_t max = have && m.kind == RECORD ? m.offset - offset : 4096;
+		if (have || f[1].revents) {
+			size_t max;
 
+			if (!have) {
+				/* A record in front of data is told of before the data
+				   can be seen: so look once more behind a peek. */
+				MUST(*n = recv(a, p, 4096, MSG_PEEK));
+				max = *n;
+				if (recv(control, &m, sizeof m, MSG_DONTWAIT) > 0) {
+					have = 1;
+					continue;
+				}
+			} else {
+				max = m.kind == RECORD ? m.offset - offset : 4096;
+			}
 			MUST(*n = read(a, p, max));
 			offset += *n;
 			return *n ? DATA : 0;

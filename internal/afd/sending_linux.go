@@ -212,7 +212,9 @@ func (a *Association) committed(n int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.sent += uint64(n)
-	a.sending.seq, a.sending.doing = seq, 0
+	if a.sending.doing = 0; a.keyed[aftls.Send] {
+		a.sending.seq = seq
+	}
 	a.sending.cuts.parted = uint64(len(a.sending.cuts.part))
 }
 
@@ -368,6 +370,7 @@ func (a *Association) SetSendKeys(k record.Keys) (done <-chan error, err error) 
 	a.mu.Lock()
 	wait := !a.keyed[aftls.Send] && !a.sending.keying && a.policy != AsLinux
 	a.sending.keying = true
+	a.sending.seq = k.Seq // until they have their turn
 	a.mu.Unlock()
 	when := a.behind
 	if wait {

@@ -383,7 +383,9 @@ func (t *tlsSocket) liveKeys(d aftls.Direction, room int) ([]byte, error) {
 	if d == aftls.Receive {
 		i = t.a.Info().Receive
 	}
-	k.Seq = i.Seq
+	if i.Version != 0 { // else the keys wait for their turn
+		k.Seq = i.Seq
+	}
 	if t.isStrict() {
 		k.Seq = t.strictSeq(d)
 	}

@@ -32,6 +32,7 @@ type tlsSocket struct {
 	filterLocked bool // SO_LOCK_FILTER
 
 	control *control      // AFTLS_CONTROL_FD was asked for
+	keying  sync.Mutex    // who sets keys
 	reading sync.Mutex    // who takes something out of the program's half
 	sending chan struct{} // holds something while a call sends
 	told    atomic.Bool   // the program knows why its connection ended (--strict)
@@ -212,26 +213,32 @@ func (t *tlsSocket) attach(carrier *pump.Carrier) {
 
 // setKeys gives one direction its keys, as TLS_TX and TLS_RX do.
 func (t *tlsSocket) setKeys(n *seccomp.Notification, d aftls.Direction, k record.Keys) error {
+	// New keys wait until the peer has taken what comes before them. Nobody who only
+	// looks at the socket waits with them.
+	t.keying.Lock()
+	defer t.keying.Unlock()
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.a == nil {
+	a, first, other := t.a, t.keys[d].Version == 0, t.keys[1-d]
+	t.mu.Unlock()
+	if a == nil {
 		return unix.ENOTCONN
 	}
-	first := t.keys[d].Version == 0
-	if other := t.keys[1-d]; first && other.Version != 0 && (other.Version != k.Version || other.Suite != k.Suite) {
+	if first && other.Version != 0 && (other.Version != k.Version || other.Suite != k.Suite) {
 		return unix.EINVAL
 	}
 	if !first {
-		if err := t.a.Replace(d, k); err != nil {
+		if err := a.Replace(d, k); err != nil {
 			return err
 		}
 	} else if d == aftls.Send {
-		if _, err := t.a.SetSendKeys(k); err != nil {
+		if _, err := a.SetSendKeys(k); err != nil {
 			return err
 		}
-	} else if err := t.a.SetReceiveKeys(k, func() ([]byte, error) { return t.takeBack(n) }); err != nil {
+	} else if err := a.SetReceiveKeys(k, func() ([]byte, error) { return t.takeBack(n) }); err != nil {
 		return err
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.keys[d].Wipe()
 	t.keys[d] = k.Clone()
 	return nil

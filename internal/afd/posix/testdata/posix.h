@@ -410,7 +410,7 @@ __attribute__((unused)) static int run_cells(const struct cell *cells, int n, in
 			continue;
 		cell_name = cells[i].name;
 		cell_failed = 0;
-		alarm(30); /* of a cell that hangs the rest is not told */
+		alarm(120); /* of a cell that hangs the rest is not told */
 		cells[i].run();
 		if (!cell_failed)
 			printf("ok %s\n", cell_name);

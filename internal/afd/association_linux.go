@@ -61,8 +61,9 @@ type Association struct {
 	paused  bool
 	closed  bool
 
-	held    *Control // what the program has to take first
-	failure error    // what the receiving side ended of
+	received bool     // nothing more is received
+	held     *Control // what the program has to take first
+	failure  error    // what the receiving side ended of
 
 	rest   []byte // under the pause: opened or passed, and not taken by the program
 	filter Filter // under the pause
@@ -117,6 +118,8 @@ func (a *Association) StartDirection(d aftls.Direction, k record.Keys) error {
 	a.keyed[d] = true
 	if d == aftls.Send {
 		a.sending.seq = k.Seq
+	} else {
+		a.arrivals.seq = k.Seq
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package afd
 
 import (
 	"encoding/binary"
+	"errors"
 	"time"
 
 	"github.com/aftls/aftls/internal/seccomp"
@@ -281,7 +282,12 @@ func (c *sendVector) try(n *seccomp.Notification) bool {
 			err = c.vector.finish(n, c.n)
 		}
 		c.release() // between messages others may send
-		if err != nil {
+		switch {
+		case err == nil:
+		case c.done == 0 && errors.Is(err, unix.EPIPE) && c.flags&unix.MSG_NOSIGNAL == 0:
+			n.Continue() // as of one message: SIGPIPE comes with it
+			return true
+		default:
 			c.vector.end(n, err)
 			return true
 		}

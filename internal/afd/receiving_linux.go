@@ -17,11 +17,11 @@ import (
 // WriteTo gives the program what the peer sent. It is nil at the clean end.
 func (a *Association) WriteTo(w io.Writer) (int64, error) {
 	n, err := a.receive(&delivery{a: a, w: w})
-	if err != nil {
-		a.mu.Lock()
-		a.failure = err
-		a.mu.Unlock()
-	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.failure = err
+	a.received = true
+	a.changed.Broadcast()
 	return n, err
 }
 
@@ -126,7 +126,7 @@ func (a *Association) whilePaused(do func() error) error {
 	a.carrier.SetReadDeadline(past)
 	a.end.SetWriteDeadline(past)
 	a.mu.Lock()
-	for !a.paused && !a.closed {
+	for !a.paused && !a.closed && !a.received {
 		a.changed.Wait()
 	}
 	closed := a.closed
@@ -420,6 +420,7 @@ func (a *Association) SetReceiveKeys(k record.Keys, takeBack func() ([]byte, err
 		}
 		a.mu.Lock()
 		a.keyed[aftls.Receive], a.expired = true, false
+		a.arrivals.seq = k.Seq
 		a.mu.Unlock()
 		return nil
 	})

@@ -222,7 +222,7 @@ type arrivals struct {
 	start        uint64   // of the first record that is not all taken
 	touched      uint64   // up to here the program has read or peeked
 	ends         []uint64 // of records that are not all taken, ascending
-	seq          uint64   // behind the last one that arrived
+	seq          uint64   // behind the last one that arrived, or that of the keys
 	control      uint64   // seq behind the control record that the program has met
 }
 
@@ -233,6 +233,9 @@ const maxArrivals = 1 << 14
 // arrived is called before a record with n bytes for the program is put in the end,
 // or n is 0 and it is a control record.
 func (a *Association) arrived(n int) {
+	if !a.strict {
+		return // nobody counts what is taken
+	}
 	seq := a.sock.Info().Receive.Seq
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -309,23 +312,19 @@ func (a *Association) wholeRecords(n int) (whole int) {
 // openedSeq is the number of the next record to be opened, as if records were
 // opened when the program reads them.
 func (a *Association) openedSeq() uint64 {
-	seq := a.sock.Info().Receive.Seq
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	r := &a.arrivals
-	if r.seq == 0 || len(r.ends) == 0 && a.held == nil {
-		return seq
-	}
-	seq = r.seq
+	untouched := uint64(0)
 	start := r.start
 	for _, end := range r.ends {
 		if start >= r.touched {
-			seq--
+			untouched++
 		}
 		start = end
 	}
 	if a.held != nil && r.control != r.seq {
-		seq--
+		untouched++
 	}
-	return seq
+	return r.seq - min(r.seq, untouched)
 }

@@ -247,6 +247,11 @@ func (x *transmission) openRecord() (err error) {
 	if x.opened || !x.t.isStrict() {
 		return nil
 	}
+	if x.typ != 0 { // which it said: a record of its own
+		if err := x.t.a.extendRecord(true); err != nil {
+			return err
+		}
+	}
 	if x.open, err = x.t.a.openRecord(); err == nil {
 		x.opened = true
 	}

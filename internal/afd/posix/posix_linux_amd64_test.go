@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -241,6 +242,45 @@ func TestWays(t *testing.T) {
 					t.Errorf("%v\n%s\nstderr:\n%s", err, out, stderr.String())
 				}
 			})
+		}
+	}
+}
+
+// Every cell stands in docs/posix.md, and what stands there is a cell.
+func TestDocs(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "posix.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]bool{"TestWays": true} // not a cell
+	for name := range programs {
+		src, err := os.ReadFile(filepath.Join("testdata", name+".c"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`\t\{"(\w+)", c_`).FindAllSubmatch(src, -1) {
+			named[string(m[1])] = true
+		}
+	}
+	if len(named) < 80 {
+		t.Fatalf("only %d cells were found", len(named))
+	}
+	shown := map[string]bool{}
+	for line := range strings.Lines(string(doc)) {
+		columns := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), " | ")
+		if len(columns) < 3 || strings.HasPrefix(line, "| ---") || strings.HasPrefix(line, "| call") {
+			continue
+		}
+		for name := range strings.FieldsSeq(columns[len(columns)-1]) {
+			if !named[name] {
+				t.Errorf("docs/posix.md names %s, which is no cell", name)
+			}
+			shown[name] = true
+		}
+	}
+	for name := range named {
+		if !shown[name] {
+			t.Errorf("the cell %s stands nowhere in docs/posix.md", name)
 		}
 	}
 }

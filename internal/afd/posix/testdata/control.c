@@ -223,7 +223,12 @@ static void c_msg_more(void)
 		EQ(send_type(a, ALERT, "\1\132", 2, 0), 2);
 		EQ(wire_record(b), 10);
 		EQ(wire_record(b), 2);
-		/* So does MSG_EOR. */
+		/* So does one that is said to be data. */
+		EQ(send(a, "abc", 3, MSG_MORE), 3);
+		EQ(send_type(a, DATA, "de", 2, 0), 2);
+		EQ(wire_record(b), 3);
+		EQ(wire_record(b), 2);
+		/* And MSG_EOR. */
 		EQ(send(a, "abc", 3, MSG_MORE), 3);
 		EQ(send(a, "def", 3, MSG_EOR), 3);
 		EQ(wire_record(b), 6);
@@ -347,6 +352,73 @@ static void c_rekey_errors(void)
 	EQ(read_all(b, got, 2), 2);
 	close_pair();
 	version = TLS_1_3_VERSION;
+}
+
+/* Keys behind the end of what they would open change nothing. */
+static void c_rekey_behind_end(void)
+{
+	char x[8];
+	int type;
+
+	open_pair();
+	shutdown(b, SHUT_WR);
+	await(a, POLLIN);
+	if (aftls)
+		EQ(recv_type(a, x, 8, 0, &type, NULL), 2);
+	EQ(read(a, x, 8), 0);
+	EQ(set_next(a, TLS_RX, 1, 1), 0);
+	EQ(read(a, x, 8), 0);
+	EQ(write(a, "ab", 2), 2);
+	EQ(read_all(b, x, 2), 2);
+	close_pair();
+}
+
+/* New keys wait for the peer to take what comes before them; others who look at the
+ * socket do not wait with them. */
+static void *rekeyer(void *p)
+{
+	(void)p;
+	return (void *)(long)(send_type(a, HANDSHAKE, key_update, 5, 0) == 5 && set_next(a, TLS_TX, 0, 1) == 0);
+}
+
+static void c_rekey_full(void)
+{
+	pthread_t t;
+	ssize_t n, sum = 0, left;
+	void *ok;
+	int type;
+
+	open_pair();
+	nonblock(a, 1);
+	for (int i = 0; i < 100000 && (n = write(a, big, sizeof big)) > 0; i++)
+		sum += n;
+	TRUE(errno == EAGAIN);
+	nonblock(a, 0);
+	MUST(-pthread_create(&t, NULL, rekeyer, NULL));
+	for (int i = 0; i < 100; i++) {
+		ERR(recv_type(a, got, 8, MSG_DONTWAIT, &type, NULL), EAGAIN);
+		if (strict)
+			ERR(recv(a, got, 8, MSG_DONTWAIT), EAGAIN);
+		sched_yield();
+	}
+	EQ(write(b, "x", 1), 1); /* the other direction goes on */
+	EQ(recv_type(a, got, 8, 0, &type, NULL), 1);
+	for (left = sum; left > 0; left -= n) {
+		n = read(b, got, left < (ssize_t)sizeof got ? left : (ssize_t)sizeof got);
+		MUST(n);
+		if (n == 0)
+			break;
+	}
+	EQ(left, 0);
+	EQ(recv_type(b, got, 8, 0, &type, NULL), 5);
+	EQ(type, HANDSHAKE);
+	EQ(set_next(b, TLS_RX, 0, 1), 0);
+	pthread_join(t, &ok);
+	TRUE(ok);
+	EQ(write(a, "new", 3), 3);
+	EQ(read_all(b, got, 3), 3);
+	SAME(got, "new", 3);
+	close_pair();
 }
 
 /* The same key twice would use its numbers twice. */
@@ -641,6 +713,8 @@ static const struct cell cells[] = {
 	{"boundaries", c_boundaries, K_TLS},
 	{"rekey", c_rekey, K_TLS},
 	{"rekey_errors", c_rekey_errors, K_TLS},
+	{"rekey_behind_end", c_rekey_behind_end, K_TLS},
+	{"rekey_full", c_rekey_full, K_TLS},
 	{"key_reuse", c_key_reuse, K_TLS},
 	{"live_numbers", c_live_numbers, K_TLS},
 	{"seq_wrap", c_seq_wrap, K_TLS},

@@ -564,22 +564,39 @@ static void c_shutdown_rdwr(void)
 /* SIGPIPE comes with EPIPE, unless it is asked not to. */
 static void c_sigpipe(void)
 {
-	int st;
+	struct iovec v = {"x", 1};
+	struct mmsghdr h = {.msg_hdr = {.msg_iov = &v, .msg_iovlen = 1}};
+	int st, f = memfd_create("posix", 0);
 
-	for (int i = 0; i < 2; i++) {
+	EQ(write(f, "x", 1), 1);
+	for (int i = 0; i < 5; i++) {
 		open_pair();
 		shutdown(a, SHUT_WR);
 		if (fork() == 0) {
+			off_t off = 0;
+
 			signal(SIGPIPE, SIG_DFL);
-			_exit(i ? send(a, "x", 1, MSG_NOSIGNAL) == -1 && errno == EPIPE ? 0 : 1 : write(a, "x", 1) == 1);
+			switch (i) {
+			case 0:
+				_exit(send(a, "x", 1, MSG_NOSIGNAL) == -1 && errno == EPIPE ? 0 : 1);
+			case 1:
+				_exit(write(a, "x", 1) == 1);
+			case 2:
+				_exit(sendmsg(a, &h.msg_hdr, 0) == 1);
+			case 3:
+				_exit(sendmmsg(a, &h, 1, 0) == 1);
+			default:
+				_exit(sendfile(a, f, &off, 1) == 1);
+			}
 		}
 		MUST(wait(&st));
-		if (i)
+		if (i == 0)
 			EQ(st, 0);
 		else
 			TRUE(WIFSIGNALED(st) && WTERMSIG(st) == SIGPIPE);
 		close_pair();
 	}
+	close(f);
 }
 
 /* A socket that was connected stays so: it cannot listen or get another peer. */

@@ -248,9 +248,10 @@ func (a *Association) controlRecord(typ record.ContentType, b []byte, offset uin
 // hold keeps a control record until TakeControl has all of it, and marks its
 // place in the stream: the program is woken, and its read stops there.
 func (a *Association) hold(c Control, expires bool) error {
+	seq := a.sock.Info().Receive.Seq
 	for {
 		// Whoever sees the one sees the other, too.
-		err := a.end.Mark(byte(c.Type), &a.mu, func() { a.held, a.expired = &c, expires })
+		err := a.end.Mark(byte(c.Type), &a.mu, func() { a.held, a.expired, a.arrivals.seq = &c, expires, seq })
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil // for a program that is gone nothing is held
 		}
@@ -384,7 +385,6 @@ func (a *Association) recordwise(d *delivery) error {
 				}
 			}
 		case c == nil:
-			a.arrived(0)
 			if err := a.controlRecord(typ, b[:n], offset); err != nil {
 				return err
 			}

@@ -97,6 +97,9 @@ func (r *reception) step(n *seccomp.Notification, fd int) error {
 		case control && (err == nil || err == unix.ECONNRESET):
 			return r.empty(n, fd, control) // and the end behind it
 		case err == nil, err == unix.ECONNRESET:
+			if r.t.a.HasControl() {
+				return errMore // it came meanwhile, and the end behind it
+			}
 			return r.ended(err)
 		default:
 			return err
@@ -116,6 +119,9 @@ func (r *reception) message(n *seccomp.Notification, fd int, control bool, buf [
 	case err == unix.EAGAIN, control && (m == 0 || err == unix.ECONNRESET):
 		return r.empty(n, fd, control)
 	case err == unix.ECONNRESET, err == nil && m == 0:
+		if r.t.a.HasControl() {
+			return errMore
+		}
 		return r.ended(err)
 	case err != nil:
 		return err

@@ -230,8 +230,8 @@ type arrivals struct {
 // somebody reads who is not seen here.
 const maxArrivals = 1 << 14
 
-// arrived is called before a record with n bytes for the program is put in the end,
-// or n is 0 and it is a control record.
+// arrived is called before a record with n bytes for the program is put in the end.
+// Of a control record hold notes the number.
 func (a *Association) arrived(n int) {
 	if !a.strict {
 		return // nobody counts what is taken
@@ -241,9 +241,6 @@ func (a *Association) arrived(n int) {
 	defer a.mu.Unlock()
 	r := &a.arrivals
 	r.seq = seq
-	if n == 0 {
-		return
-	}
 	if len(r.ends) >= maxArrivals {
 		r.ends, r.taken, r.start = r.ends[:0], r.given, r.given
 	}

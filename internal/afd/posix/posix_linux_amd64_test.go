@@ -5,6 +5,8 @@ package posix
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -69,7 +71,7 @@ type program struct {
 var programs = map[string]*program{}
 
 func init() {
-	for _, name := range []string{"stream", "move", "wait", "control", "setup", "ways"} {
+	for _, name := range []string{"stream", "move", "wait", "control", "setup", "ways", "outside"} {
 		programs[name] = &program{name: name}
 	}
 }
@@ -128,6 +130,7 @@ func (w world) command(path string, args ...string) *exec.Cmd {
 	}
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0") // a second each, else
 	return cmd
 }
 
@@ -246,13 +249,80 @@ func TestWays(t *testing.T) {
 	}
 }
 
+// A process that is not supervised and gets the socket reads and writes it, too: the
+// kernel performs its calls, also with --strict.
+func TestOutside(t *testing.T) {
+	for _, w := range worlds {
+		if w.world == "native" {
+			continue
+		}
+		t.Run(w.world+"/"+w.kind, func(t *testing.T) {
+			path := compiled(t, "outside")
+			needSupervisor(t)
+			at := filepath.Join(t.TempDir(), "outside")
+			ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: at, Net: "unixpacket"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			cmd := w.command(path, at)
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer cmd.Process.Kill()
+			ln.SetDeadline(time.Now().Add(limit))
+			if err := outside(ln); err != nil {
+				t.Error(err)
+			}
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("%v: %s", err, out.String())
+			}
+		})
+	}
+}
+
+func outside(ln *net.UnixListener) error {
+	c, err := ln.AcceptUnix()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var b [1]byte
+	var oob [64]byte
+	_, n, _, _, err := c.ReadMsgUnix(b[:], oob[:])
+	if err != nil {
+		return err
+	}
+	msgs, err := syscall.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(msgs) != 1 {
+		return fmt.Errorf("%d messages, %v", len(msgs), err)
+	}
+	fds, err := syscall.ParseUnixRights(&msgs[0])
+	if err != nil || len(fds) != 1 {
+		return fmt.Errorf("%d descriptors, %v", len(fds), err)
+	}
+	f := os.NewFile(uintptr(fds[0]), "given")
+	defer f.Close()
+	if _, err := f.Write([]byte("from outside")); err != nil {
+		return err
+	}
+	want := "from inside"
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(f, got); err != nil || string(got) != want {
+		return fmt.Errorf("%q, %v", got, err)
+	}
+	return nil
+}
+
 // Every cell stands in docs/posix.md, and what stands there is a cell.
 func TestDocs(t *testing.T) {
 	doc, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "posix.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	named := map[string]bool{"TestWays": true} // not a cell
+	named := map[string]bool{"TestWays": true, "TestOutside": true} // no cells
 	for name := range programs {
 		src, err := os.ReadFile(filepath.Join("testdata", name+".c"))
 		if err != nil {

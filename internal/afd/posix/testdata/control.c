@@ -682,8 +682,26 @@ static void c_reset(void)
 	close_pair();
 }
 
-/* Empty records are nothing to a reader. */
-static void c_empty_alert_then_end(void)
+/* Data behind one's own close_notify is refused, as nobody would read it. */
+static void c_behind_close_notify(void)
+{
+	char x[8];
+	int type;
+	ssize_t n = 0;
+
+	signal(SIGPIPE, SIG_IGN);
+	open_pair();
+	EQ(send_type(a, ALERT, "\1\0", 2, 0), 2);
+	for (int i = 0; i < 1000000 && (n = write(a, "x", 1)) == 1; i++)
+		sched_yield(); /* until the first one has failed */
+	TRUE(n == -1 && errno == EPIPE);
+	EQ(recv_type(b, x, 8, 0, &type, NULL), 2);
+	EQ(type, ALERT);
+	close_pair();
+}
+
+/* close_notify, and the end behind it. */
+static void c_close_notify(void)
 {
 	char x[8];
 	int type;
@@ -725,6 +743,7 @@ static const struct cell cells[] = {
 	{"cut", c_cut, K_TLS},
 	{"partial", c_partial, K_TLS},
 	{"reset", c_reset, K_TLS},
-	{"close_notify", c_empty_alert_then_end, K_TLS},
+	{"close_notify", c_close_notify, K_TLS},
+	{"behind_close_notify", c_behind_close_notify, K_TLS},
 };
 MAIN(cells)

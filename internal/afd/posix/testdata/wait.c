@@ -105,8 +105,11 @@ static void c_so_rcvlowat(void)
 	open_pair();
 	MUST(setsockopt(a, SOL_SOCKET, SO_RCVLOWAT, &n, sizeof n));
 	if (fork() == 0) {
-		for (int i = 0; i < 4; i++)
-			if (write(b, "abcd" + i, 1) != 1)
+		/* TCP wakes nobody for less than that, whatever the reader has already. */
+		int part = is_tcp ? 4 : 1;
+
+		for (int i = 0; i < 4; i += part)
+			if (write(b, "abcd" + i, part) != part)
 				_exit(1);
 		_exit(0);
 	}

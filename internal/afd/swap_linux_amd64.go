@@ -38,8 +38,9 @@ func (s *Supervisor) swap(n *seccomp.Notification, fd int, cookie uint64, d aftl
 	if err := pump.CheckCarrier(tcp); err != nil {
 		return err
 	}
-	if holders, err := s.process.Holders(inode); err != nil || len(holders) != 1 {
-		s.log("a TCP socket that has %d descriptors in the program cannot become a TLS socket: keep one of them", len(holders))
+	seen, err := s.process.Survey(inode)
+	if err != nil || len(seen.Holders) != 1 {
+		s.log("a TCP socket that has %d descriptors in the program cannot become a TLS socket: keep one of them", len(seen.Holders))
 		s.refused()
 		return unix.EBUSY
 	}
@@ -76,9 +77,12 @@ func (s *Supervisor) swap(n *seccomp.Notification, fd int, cookie uint64, d aftl
 	s.mu.Unlock()
 
 	// The TCP socket is ours alone.
-	err = s.alone(inode)
+	err = s.alone(n, inode, &seen)
 	if err == nil {
-		err = t.become(tcp, theirs, d, k)
+		_, err = seccomp.MoveEpoll(seen.Epolls, tcp, int(theirs.Fd()))
+	}
+	if err == nil {
+		err = t.become(tcp, d, k)
 	}
 	if err != nil {
 		unix.Shutdown(tcp, unix.SHUT_RDWR)
@@ -94,22 +98,24 @@ func (s *Supervisor) swap(n *seccomp.Notification, fd int, cookie uint64, d aftl
 
 // alone looks once more for descriptors of the TCP socket. The program has none
 // now, unless another thread of it made one after the first look: that thread
-// would go on with plaintext.
-func (s *Supervisor) alone(inode uint64) error {
-	holders, err := s.process.Holders(inode)
+// would go on with plaintext. Without other threads nothing has changed: a process
+// that shares the descriptors would have been a second holder.
+func (s *Supervisor) alone(n *seccomp.Notification, inode uint64, seen *seccomp.Survey) error {
+	if one, err := n.OneThread(); err != nil || one {
+		return err
+	}
+	now, err := s.process.Survey(inode)
 	if err != nil {
 		return err
 	}
-	if len(holders) > 0 {
+	if len(now.Holders) > 0 {
 		return unix.EBUSY
 	}
+	*seen = now
 	return nil
 }
 
-func (t *tlsSocket) become(tcp int, theirs *os.File, d aftls.Direction, k record.Keys) error {
-	if _, err := t.s.process.MoveEpoll(tcp, int(theirs.Fd())); err != nil {
-		return err
-	}
+func (t *tlsSocket) become(tcp int, d aftls.Direction, k record.Keys) error {
 	if err := unix.SetNonblock(tcp, true); err != nil {
 		return err
 	}

@@ -61,14 +61,14 @@ func benchmarkCrowded(b *testing.B, f func(r *run, n *Notification)) {
 	r.good()
 }
 
-func BenchmarkHolders1000(b *testing.B) {
+func BenchmarkSurvey1000(b *testing.B) {
 	benchmarkCrowded(b, func(r *run, n *Notification) {
 		inode, err := n.Inode(int(n.Args[0]))
 		if err != nil {
 			b.Error(err)
 		}
-		if h, err := r.Holders(inode); len(h) != 1 || err != nil {
-			b.Error(h, err)
+		if s, err := r.Survey(inode); len(s.Holders) != 1 || len(s.Epolls) != 1 || err != nil {
+			b.Error(s, err)
 		}
 	})
 }
@@ -79,7 +79,7 @@ func BenchmarkMoveEpoll1000(b *testing.B) {
 		old, err1 := n.GetFD(at)
 		fresh, err2 := newPair()
 		_, err3 := n.AddFD(fresh.a, at, false)
-		if moved, err := r.MoveEpoll(old, fresh.a); moved != 1 || errors.Join(err, err1, err2, err3) != nil {
+		if moved, err := moveEpoll(r, old, fresh.a); moved != 1 || errors.Join(err, err1, err2, err3) != nil {
 			b.Error(moved, err, err1, err2, err3)
 		}
 		unix.Close(old)

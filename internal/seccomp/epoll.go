@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,46 +23,30 @@ type Registration struct {
 	Data   uint64 // what the program gets back
 }
 
-// Registrations returns where the socket with this inode is in an epoll instance
-// of the program's processes. An instance that has several descriptors is seen at
-// each of them. It costs what Holders costs, and for each instance the time in
-// which the kernel lists it, some 1 µs for each file in it. Errors as Holders.
-func (p *Process) Registrations(inode uint64) ([]Registration, error) {
-	regs, _, err := p.registrations(inode)
-	return regs, err
-}
-
-// EpollOnly returns the registrations, as Registrations, of processes that have no
-// descriptor of the socket: they are told of its events and cannot remove it.
-func (p *Process) EpollOnly(inode uint64) ([]Registration, error) {
-	regs, holders, err := p.registrations(inode)
-	return slices.DeleteFunc(regs, func(r Registration) bool {
-		return slices.ContainsFunc(holders, func(h Holder) bool { return h.PID == r.PID })
-	}), err
-}
-
-func (p *Process) registrations(inode uint64) (regs []Registration, holders []Holder, err error) {
+// registrations returns where the socket with this inode is in these epoll
+// instances. For each of them the kernel lists it, at some 1 µs for each file in it.
+func registrations(epolls []Holder, inode uint64) (regs []Registration, err error) {
 	dev, err := sockets()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var failure error
-	err = descriptors(func(h Holder, dir int, link []byte) {
-		switch {
-		case socketInode(link) == inode:
-			holders = append(holders, h)
-		case string(link) == "anon_inode:[eventpoll]":
-			b, err := procFile(dir, "fdinfo/"+strconv.Itoa(h.FD))
-			if err == nil {
-				regs, err = appendRegistrations(regs, string(b), h, inode, dev)
-			}
-			err = refused(dir, err)
-			if err != nil && !gone(err) && failure == nil {
-				failure = err
-			}
+	for _, h := range epolls {
+		dir, err := openProc(h.PID)
+		if err != nil {
+			continue // it ended
 		}
-	})
-	return regs, holders, errors.Join(err, failure)
+		b, err := procFile(dir, "fdinfo/"+strconv.Itoa(h.FD))
+		if err == nil {
+			regs, err = appendRegistrations(regs, string(b), h, inode, dev)
+		}
+		err = refused(dir, err)
+		unix.Close(dir)
+		if err != nil && !gone(err) && failure == nil {
+			failure = err
+		}
+	}
+	return regs, failure
 }
 
 // appendRegistrations reads the fdinfo of an epoll instance (proc(5)): a line for
@@ -120,7 +103,7 @@ var sockets = sync.OnceValues(func() (uint64, error) {
 // that: its registrations do not end as long as somebody holds it, and would go
 // on to report its events under the program's number.
 //
-// Each registration in each epoll instance of the program's processes gets to be
+// epolls are those that Survey found. Each registration in one of them gets to be
 // one of new, with its number, mask and data, and then that of old is removed. What
 // new is ready for at that moment is reported. That a program sees an edge (EPOLLET)
 // twice can happen, that it misses one cannot. If it has added new itself by
@@ -129,13 +112,14 @@ var sockets = sync.OnceValues(func() (uint64, error) {
 //
 // moved is how many registrations old has lost. If the error is not nil, some may be
 // left: ENOSPC if the user has too many registrations, EMFILE or EBADF if we may
-// not have a descriptor of such a number, or as Registrations.
-func (p *Process) MoveEpoll(old, new int) (moved int, err error) {
+// not have a descriptor of such a number, ErrNoAccess, or that of a kernel that does
+// not tell what is in an epoll instance.
+func MoveEpoll(epolls []Holder, old, new int) (moved int, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(old, &st); err != nil {
 		return 0, os.NewSyscallError("fstat", err)
 	}
-	regs, err := p.Registrations(st.Ino)
+	regs, err := registrations(epolls, st.Ino)
 	if err != nil {
 		return 0, err
 	}

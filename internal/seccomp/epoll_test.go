@@ -389,15 +389,24 @@ func swapper(t *testing.T, r **run, known chan struct{}) Handler {
 			t.Error(err)
 			return
 		}
-		moved, err := (*r).MoveEpoll(old, fresh.a)
+		moved, err := moveEpoll(*r, old, fresh.a)
 		if err != nil {
 			t.Error(err)
 		}
-		if again, err := (*r).MoveEpoll(old, fresh.a); again != 0 || err != nil {
+		if again, err := moveEpoll(*r, old, fresh.a); again != 0 || err != nil {
 			t.Errorf("the second time %d moved, %v", again, err)
 		}
 		n.Respond(int64(moved), 0)
 	}
+}
+
+// moveEpoll looks for the epoll instances first.
+func moveEpoll(r *run, old, new int) (int, error) {
+	s, err := r.Survey(1)
+	if err != nil {
+		return 0, err
+	}
+	return MoveEpoll(s.Epolls, old, new)
 }
 
 func TestMoveEpoll(t *testing.T) {
@@ -465,7 +474,7 @@ func TestMoveEpollAtNumbersInUse(t *testing.T) {
 	}
 }
 
-func TestEpollOnly(t *testing.T) {
+func TestRegistrations(t *testing.T) {
 	var r *run
 	known := make(chan struct{})
 	r = start(t, trapAll, func(n *Notification) {
@@ -478,15 +487,15 @@ func TestEpollOnly(t *testing.T) {
 		ours := Registration{PID: r.PID(), Epoll: int(n.Args[2]), FD: int(n.Args[0]), Events: unix.EPOLLIN | unix.EPOLLERR | unix.EPOLLHUP | 1<<31, Data: data64}
 		child := ours
 		child.PID, child.Epoll = int(n.Args[1]), 3
-		all, err := r.Registrations(inode)
+		s, err := r.Survey(inode)
+		if err != nil || len(s.Holders) != 1 {
+			t.Errorf("%+v, %v", s, err)
+		}
+		all, err := registrations(s.Epolls, inode)
 		if err != nil || len(all) != 2 || !slices.Contains(all, ours) || !slices.Contains(all, child) {
 			t.Errorf("%+v, %v", all, err)
 		}
-		only, err := r.EpollOnly(inode)
-		if err != nil || len(only) != 1 || only[0] != child {
-			t.Errorf("%+v, %v", only, err)
-		}
-		if none, err := r.Registrations(1); len(none) != 0 || err != nil {
+		if none, err := registrations(s.Epolls, 1); len(none) != 0 || err != nil {
 			t.Errorf("%+v, %v", none, err)
 		}
 	}, "epoll only")
@@ -514,7 +523,7 @@ func TestReadRegistrations(t *testing.T) {
 
 func TestMoveEpollErrors(t *testing.T) {
 	r := startCommand(t, trapAll, goOn, "true")
-	if _, err := r.MoveEpoll(1<<20, 0); !errors.Is(err, unix.EBADF) {
+	if _, err := MoveEpoll(nil, 1<<20, 0); !errors.Is(err, unix.EBADF) {
 		t.Error(err)
 	}
 	r.good()

@@ -37,22 +37,29 @@ func (p *Process) Tree() ([]int, error) {
 	return pids, err
 }
 
-// Holders returns the descriptors of the program's processes that are the socket
-// with this inode. The order says nothing.
+// A Survey is what a look at every descriptor of the program's processes found.
+type Survey struct {
+	Holders []Holder // those that are the socket that was asked for
+	Epolls  []Holder // those that are epoll instances; one may have several
+}
+
+// Survey looks for the socket with this inode. The order says nothing.
 //
 // It sees processes that are started meanwhile. What it cannot see is a socket
 // that is on its way in a message of another (SCM_RIGHTS), or that a process
 // outside the tree was given. It looks at every descriptor of the tree, at the
 // price of a readlink(2) each. A process that it may not look into is ErrNoAccess;
 // otherwise errors as Tree.
-func (p *Process) Holders(inode uint64) ([]Holder, error) {
-	var holders []Holder
-	err := descriptors(func(h Holder, dir int, link []byte) {
-		if socketInode(link) == inode {
-			holders = append(holders, h)
+func (p *Process) Survey(inode uint64) (s Survey, err error) {
+	err = descriptors(func(h Holder, link []byte) {
+		switch {
+		case socketInode(link) == inode:
+			s.Holders = append(s.Holders, h)
+		case string(link) == "anon_inode:[eventpoll]":
+			s.Epolls = append(s.Epolls, h)
 		}
 	})
-	return holders, err
+	return s, err
 }
 
 // filters is how many filters our own process is under. Every process of a
@@ -86,7 +93,7 @@ func walk(visit func(pid, dir int)) error {
 		if err != nil {
 			return err
 		}
-		level = slices.DeleteFunc(level, func(pid int) bool { return !seen[pid] && !isOurs(pid) })
+		level = slices.DeleteFunc(level, func(pid int) bool { return !seen[pid] && !programs.has(pid) && !isOurs(pid) })
 		level = append(level, programs.list()...)
 		fresh := false
 		for len(level) > 0 {
@@ -178,10 +185,26 @@ func threads(pid int) ([]int, error) {
 	if err := unix.Stat(name, &st); err != nil {
 		return nil, err
 	}
-	if st.Nlink == 3 { // itself, its parent, one thread
+	if st.Nlink == oneThread {
 		return []int{pid}, nil
 	}
 	return numbers(name)
+}
+
+// oneThread is the number of links of /proc/PID/task then: itself, its parent, the
+// thread.
+const oneThread = 3
+
+// OneThread reports whether the thread that made the call is the only one of its
+// process: nothing happens there until the call is answered.
+func (n *Notification) OneThread() (one bool, err error) {
+	err = n.with(func(t *task) error {
+		var st unix.Stat_t
+		err := unix.Fstatat(t.dir, "task", &st, 0)
+		one = st.Nlink == oneThread
+		return err
+	})
+	return one, err
 }
 
 // numbers returns the names in a directory of /proc that are numbers.
@@ -191,6 +214,10 @@ func numbers(name string) (ns []int, err error) {
 		return nil, err
 	}
 	defer unix.Close(fd)
+	return numbersIn(fd)
+}
+
+func numbersIn(fd int) (ns []int, err error) {
 	var buf [8192]byte
 	for {
 		n, err := retry(func() (int, error) { return unix.Getdents(fd, buf[:]) })
@@ -226,9 +253,9 @@ func number(b []byte) (n int, ok bool) {
 	return n, ok
 }
 
-// descriptors calls visit for each descriptor of the tree, with the directory in
-// /proc of who has it and what its link there says.
-func descriptors(visit func(h Holder, dir int, link []byte)) error {
+// descriptors calls visit for each descriptor of the tree, with what its link in
+// /proc says.
+func descriptors(visit func(h Holder, link []byte)) error {
 	var failure error
 	err := walk(func(pid, dir int) {
 		if err := table(pid, dir, visit); err != nil && !gone(err) && failure == nil {
@@ -272,15 +299,22 @@ func sameTable(a, b int) bool {
 }
 
 // table calls visit for each descriptor of a thread.
-func table(tid, dir int, visit func(h Holder, dir int, link []byte)) error {
-	fds, err := numbers("/proc/" + strconv.Itoa(tid) + "/fd")
+func table(tid, dir int, visit func(h Holder, link []byte)) error {
+	fds, err := unix.Openat(dir, "fd", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return refused(dir, err)
+	}
+	defer unix.Close(fds)
+	ns, err := numbersIn(fds)
 	if err != nil {
 		return refused(dir, err)
 	}
 	var link [32]byte
-	for _, fd := range fds {
-		if n, errno := fdLink(dir, fd, link[:]); errno == 0 {
-			visit(Holder{tid, fd}, dir, link[:n])
+	var name [20]byte
+	for _, fd := range ns {
+		path := append(strconv.AppendUint(name[:0], uint64(fd), 10), 0)
+		if n, errno := readlinkat(fds, path, link[:]); errno == 0 {
+			visit(Holder{tid, fd}, link[:n])
 		}
 	}
 	return nil

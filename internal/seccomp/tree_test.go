@@ -181,18 +181,18 @@ func init() {
 	}
 }
 
-func TestHolders(t *testing.T) {
-	var found []Holder
+func TestSurvey(t *testing.T) {
+	var found Survey
 	var r *run
 	known := make(chan struct{})
 	var tree []int
 	r = start(t, trapAll, func(n *Notification) {
 		<-known
 		var err error
-		if found, err = r.Holders(n.Args[0]); err != nil {
+		if found, err = r.Survey(n.Args[0]); err != nil {
 			t.Error(err)
 		}
-		if none, err := r.Holders(1); len(none) != 0 || err != nil {
+		if none, err := r.Survey(1); len(none.Holders) != 0 || err != nil {
 			t.Errorf("of another socket: %v, %v", none, err)
 		}
 		if tree, err = r.Tree(); err != nil {
@@ -203,7 +203,7 @@ func TestHolders(t *testing.T) {
 	close(known)
 	out := r.good()
 	var got []string
-	for _, h := range found {
+	for _, h := range found.Holders {
 		got = append(got, fmt.Sprint(h.PID, h.FD))
 	}
 	sort.Strings(got)
@@ -233,7 +233,7 @@ func TestManyProcesses(t *testing.T) {
 		if len(slices.Compact(tree)) != len(tree) {
 			t.Error("one is there twice")
 		}
-		if _, err := r.Holders(1); err != nil {
+		if _, err := r.Survey(1); err != nil {
 			t.Error(err)
 		}
 	}, "many processes", fmt.Sprint(n))
@@ -252,8 +252,8 @@ func TestForkBomb(t *testing.T) {
 			if err != nil && err != ErrTreeMoves || !slices.Contains(tree, n.PID) && !slices.Contains(tree, r.PID()) {
 				t.Errorf("%v, %v", tree, err)
 			}
-			if _, err := r.Holders(1); err != nil && err != ErrTreeMoves {
-				t.Errorf("Holders: %v", err)
+			if _, err := r.Survey(1); err != nil && err != ErrTreeMoves {
+				t.Errorf("Survey: %v", err)
 			}
 		}
 	}, "fork bomb")

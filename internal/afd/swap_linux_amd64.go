@@ -38,6 +38,10 @@ func (s *Supervisor) swap(n *seccomp.Notification, fd int, cookie uint64, d aftl
 	if err := pump.CheckCarrier(tcp); err != nil {
 		return err
 	}
+	one, err := n.OneThread() // before the look: a thread may act, and end
+	if err != nil {
+		return err
+	}
 	seen, err := s.process.Survey(inode)
 	if err != nil || len(seen.Holders) != 1 {
 		s.log("a TCP socket that has %d descriptors in the program cannot become a TLS socket: keep one of them", len(seen.Holders))
@@ -77,7 +81,9 @@ func (s *Supervisor) swap(n *seccomp.Notification, fd int, cookie uint64, d aftl
 	s.mu.Unlock()
 
 	// The TCP socket is ours alone.
-	err = s.alone(n, inode, &seen)
+	if !one {
+		seen, err = s.alone(inode)
+	}
 	if err == nil {
 		_, err = seccomp.MoveEpoll(seen.Epolls, tcp, int(theirs.Fd()))
 	}
@@ -98,21 +104,14 @@ func (s *Supervisor) swap(n *seccomp.Notification, fd int, cookie uint64, d aftl
 
 // alone looks once more for descriptors of the TCP socket. The program has none
 // now, unless another thread of it made one after the first look: that thread
-// would go on with plaintext. Without other threads nothing has changed: a process
+// would go on with plaintext. Without other threads this is not needed: a process
 // that shares the descriptors would have been a second holder.
-func (s *Supervisor) alone(n *seccomp.Notification, inode uint64, seen *seccomp.Survey) error {
-	if one, err := n.OneThread(); err != nil || one {
-		return err
-	}
+func (s *Supervisor) alone(inode uint64) (seccomp.Survey, error) {
 	now, err := s.process.Survey(inode)
-	if err != nil {
-		return err
+	if err == nil && len(now.Holders) > 0 {
+		err = unix.EBUSY
 	}
-	if len(now.Holders) > 0 {
-		return unix.EBUSY
-	}
-	*seen = now
-	return nil
+	return now, err
 }
 
 func (t *tlsSocket) become(tcp int, d aftls.Direction, k record.Keys) error {

@@ -53,13 +53,17 @@ type Association struct {
 
 	setting sync.Mutex // one at a time changes keys or takes the association out
 
-	mu      sync.Mutex
-	changed sync.Cond // of what follows
-	keyed   [2]bool
-	expired bool // a KeyUpdate was received, and the keys behind it are not there
-	pause   bool // reading is to stop at the next opportunity
-	paused  bool
-	closed  bool
+	mu       sync.Mutex
+	changed  sync.Cond // of what follows
+	keyed    [2]bool
+	expired  bool // a KeyUpdate was received, and the keys behind it are not there
+	pause    bool // reading is to stop at the next opportunity
+	standing bool // reading stands still, as it does before Run
+	passing  bool // while it waits for bytes without keys
+	adopting bool // reading waits for adopt
+	closed   bool
+
+	interrupted bool // reading waits for nothing
 
 	received bool     // nothing more is received
 	held     *Control // what the program has to take first
@@ -85,7 +89,7 @@ type Control struct {
 // NewAssociation takes the carrier and the end, and runs when Run is called.
 // Without a taker control records wait for TakeControl, but in the policy Ours.
 func NewAssociation(carrier *pump.Carrier, end *pump.End, policy Policy, client bool, taker Taker) *Association {
-	a := &Association{carrier: carrier, policy: policy, client: client, taker: taker, end: end}
+	a := &Association{carrier: carrier, policy: policy, client: client, taker: taker, end: end, standing: true}
 	a.changed.L = &a.mu
 	a.sock = aftls.NewSocket(carrier, aftls.Options{})
 	a.pump = pump.New(a, end)
@@ -125,16 +129,18 @@ func (a *Association) StartDirection(d aftls.Direction, k record.Keys) error {
 }
 
 // adoptable reports whether the socket is to become a conn: control records are
-// ours, and both directions have keys now.
+// ours, and both directions have keys now. It is called under mu.
 func (a *Association) adoptable() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	return a.policy == Ours && a.conn == nil && a.keyed[aftls.Send] && a.keyed[aftls.Receive]
 }
 
 // adopt makes the socket a conn. Nobody sends or receives meanwhile.
 func (a *Association) adopt() error {
-	if !a.adoptable() {
+	defer a.adopted()
+	a.mu.Lock()
+	adoptable := a.adoptable()
+	a.mu.Unlock()
+	if !adoptable {
 		return nil
 	}
 	var seen func(record.ContentType, []byte)
@@ -148,6 +154,14 @@ func (a *Association) adopt() error {
 	a.conn = c
 	a.mu.Unlock()
 	return err
+}
+
+// adopted ends the wait for adopt.
+func (a *Association) adopted() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.adopting = false
+	a.changed.Broadcast()
 }
 
 // policyConn is the conn that deals with control records, or nil.

@@ -93,54 +93,75 @@ func (a *Association) isKeyed(d aftls.Direction) bool {
 	return a.keyed[d]
 }
 
-// await waits until the receiving side may go on.
+// await waits until the receiving side may go on. Nothing changes under it: what is
+// set is set while it stands still, here or in pass.
 func (a *Association) await() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.stand(true)
+	defer a.stand(false)
+	a.passing = false
 	for {
 		switch {
 		case a.closed:
 			return os.ErrClosed
-		case a.pause:
-			a.paused = true
-			a.changed.Broadcast()
-			a.changed.Wait()
-			a.paused = false
-		case a.held != nil, a.expired, !a.keyed[aftls.Receive] && a.policy != AsLinux:
+		case a.pause, a.adopting, a.held != nil, a.expired, !a.keyed[aftls.Receive] && a.policy != AsLinux:
 			a.changed.Wait()
 		default:
+			a.interrupt(false)
 			return nil
 		}
 	}
+}
+
+// stand says whether the receiving side stands still until await has let it go on.
+// It is called under mu.
+func (a *Association) stand(still bool) {
+	a.standing = still
+	if still && a.pause {
+		a.changed.Broadcast()
+	}
+}
+
+// interrupt gets the receiving side out of what it waits for, or lets it wait
+// again. It is called under mu.
+func (a *Association) interrupt(now bool) {
+	if a.interrupted == now {
+		return
+	}
+	a.interrupted = now
+	var at time.Time
+	if now {
+		at = time.Unix(1, 0)
+	}
+	a.carrier.SetReadDeadline(at)
+	a.end.SetWriteDeadline(at)
 }
 
 // whilePaused runs do while the receiving side stands still.
 func (a *Association) whilePaused(do func() error) error {
 	a.setting.Lock()
 	defer a.setting.Unlock()
-	past := time.Unix(1, 0)
 	a.mu.Lock()
 	a.pause = true
-	a.changed.Broadcast()
-	a.mu.Unlock()
-	a.carrier.SetReadDeadline(past)
-	a.end.SetWriteDeadline(past)
-	a.mu.Lock()
-	for !a.paused && !a.closed && !a.received {
+	a.interrupt(!a.standing)
+	for !a.standing && !a.closed && !a.received {
 		a.changed.Wait()
 	}
+	a.interrupt(false)
 	closed := a.closed
 	a.mu.Unlock()
 	err := error(os.ErrClosed)
 	if !closed {
-		a.carrier.SetReadDeadline(time.Time{})
-		a.end.SetWriteDeadline(time.Time{})
 		err = do()
 	}
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	a.pause = false
+	if a.passing {
+		a.interrupt(true) // there may be keys now
+	}
 	a.changed.Broadcast()
-	a.mu.Unlock()
 	return err
 }
 
@@ -188,7 +209,8 @@ func (a *Association) deliverRest(d *delivery) error {
 	return nil
 }
 
-// pass gives the program the bytes of a direction without keys.
+// pass gives the program the bytes of a direction without keys. While it waits for
+// more it stands still: the keys, which a program sets about now, wait for nobody.
 func (a *Association) pass(d *delivery) error {
 	b := make([]byte, record.MaxPlaintext)
 	for {
@@ -197,14 +219,27 @@ func (a *Association) pass(d *delivery) error {
 				return err
 			}
 		}
-		n, err := a.carrier.Read(b)
-		if n > 0 {
-			if _, err := d.Write(b[:n]); err != nil {
-				return err
-			}
-			continue
+		a.mu.Lock()
+		a.stand(true)
+		a.passing = true
+		a.mu.Unlock()
+		err := a.carrier.WaitRead()
+		if aerr := a.await(); aerr != nil {
+			return aerr
 		}
-		return err
+		if a.isKeyed(aftls.Receive) {
+			return errAgain
+		}
+		if err != nil {
+			return err
+		}
+		n, err := a.carrier.Read(b)
+		if n == 0 {
+			return err
+		}
+		if _, err := d.Write(b[:n]); err != nil {
+			return err
+		}
 	}
 }
 
@@ -399,6 +434,7 @@ var errAgain = errors.New("afd: again")
 // SetReceiveKeys keys what comes from now on. takeBack returns what the program
 // has not read of what was passed to it without keys: it is ciphertext.
 func (a *Association) SetReceiveKeys(k record.Keys, takeBack func() ([]byte, error)) error {
+	adopt := false
 	err := a.whilePaused(func() error {
 		if !a.isKeyed(aftls.Receive) {
 			var unread []byte
@@ -421,13 +457,20 @@ func (a *Association) SetReceiveKeys(k record.Keys, takeBack func() ([]byte, err
 		a.mu.Lock()
 		a.keyed[aftls.Receive], a.expired = true, false
 		a.arrivals.seq = k.Seq
+		a.adopting = a.adoptable()
+		adopt = a.adopting
 		a.mu.Unlock()
 		return nil
 	})
-	if err != nil || !a.adoptable() {
+	if err != nil || !adopt {
 		return err
 	}
-	return wait(a.behind(func() error { return a.whilePaused(a.adopt) }))
+	// The sending side has to stand still, too. It comes to that by itself, and
+	// nothing is received before.
+	if _, err = a.first(func() error { return a.whilePaused(a.adopt) }); err != nil {
+		a.adopted()
+	}
+	return err
 }
 
 // Replace sets the next keys of a direction that has keys (RFC 8446, 7.2). The

@@ -151,6 +151,8 @@ func (a *Association) endSending(why error) {
 		e.done <- a.sending.over
 	}
 	a.sending.events = nil
+	a.adopting = false // it was one of them
+	a.changed.Broadcast()
 }
 
 var errEnded = refuse(syscall.EPIPE, "the sending direction has ended")
@@ -383,8 +385,9 @@ func (a *Association) SetSendKeys(k record.Keys) (done <-chan error, err error) 
 		}
 		a.mu.Lock()
 		a.keyed[aftls.Send] = true
+		adopt := a.adoptable()
 		a.mu.Unlock()
-		if a.adoptable() {
+		if adopt {
 			return a.whilePaused(a.adopt)
 		}
 		return nil

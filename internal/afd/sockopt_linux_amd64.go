@@ -2,6 +2,7 @@ package afd
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
 	"syscall"
 	"unsafe"
@@ -46,9 +47,14 @@ func (s *Supervisor) setsockopt(n *seccomp.Notification) {
 	}
 	switch level {
 	case unix.SOL_TLS:
-		// Keys wait until the receiving side stands still.
+		if err := s.setTLS(n, t, fd, name, value, false); err != errLater {
+			answer(n, err)
+			clear(value)
+			return
+		}
+		// A look at all descriptors, or keys behind what a slow peer has to read.
 		later := n.Later(func(n *seccomp.Notification) {
-			answer(n, s.setTLS(n, t, fd, name, value))
+			answer(n, s.setTLS(n, t, fd, name, value, true))
 			clear(value)
 		})
 		if !later {
@@ -155,8 +161,12 @@ func (s *Supervisor) noteULP(n *seccomp.Notification, fd int) error {
 	return nil
 }
 
-// setTLS performs the options of SOL_TLS.
-func (s *Supervisor) setTLS(n *seccomp.Notification, t *tlsSocket, fd, name int, value []byte) error {
+// errLater says that a call has to be made by somebody who may wait.
+var errLater = errors.New("afd: later")
+
+// setTLS performs the options of SOL_TLS. It is errLater if that takes its time and
+// wait is not said.
+func (s *Supervisor) setTLS(n *seccomp.Notification, t *tlsSocket, fd, name int, value []byte, wait bool) error {
 	if t == nil {
 		cookie, tcp := s.hasULP(n, fd)
 		if !tcp {
@@ -169,6 +179,9 @@ func (s *Supervisor) setTLS(n *seccomp.Notification, t *tlsSocket, fd, name int,
 				return unix.EINVAL
 			}
 			defer k.Wipe()
+			if !wait {
+				return errLater
+			}
 			return s.swap(n, fd, cookie, direction(name), k)
 		case tlsTXZerocopyRO:
 			return setBool(value)
@@ -190,7 +203,7 @@ func (s *Supervisor) setTLS(n *seccomp.Notification, t *tlsSocket, fd, name int,
 			return unix.EINVAL
 		}
 		defer k.Wipe()
-		return t.setKeys(n, direction(name), k)
+		return t.setKeys(n, direction(name), k, wait)
 	case tlsTXZerocopyRO:
 		return setBool(value)
 	case tlsRXNoPad:

@@ -211,17 +211,25 @@ func (t *tlsSocket) attach(carrier *pump.Carrier) {
 	t.a.strict = t.isStrict()
 }
 
-// setKeys gives one direction its keys, as TLS_TX and TLS_RX do.
-func (t *tlsSocket) setKeys(n *seccomp.Notification, d aftls.Direction, k record.Keys) error {
-	// New keys wait until the peer has taken what comes before them. Nobody who only
-	// looks at the socket waits with them.
-	t.keying.Lock()
+// setKeys gives one direction its keys, as TLS_TX and TLS_RX do. The first ones wait
+// for nobody. Later ones wait until the peer has taken what comes before them; without
+// wait that is errLater.
+func (t *tlsSocket) setKeys(n *seccomp.Notification, d aftls.Direction, k record.Keys, wait bool) error {
+	// Nobody who only looks at the socket waits with them.
+	if wait {
+		t.keying.Lock()
+	} else if !t.keying.TryLock() {
+		return errLater
+	}
 	defer t.keying.Unlock()
 	t.mu.Lock()
 	a, first, other := t.a, t.keys[d].Version == 0, t.keys[1-d]
 	t.mu.Unlock()
 	if a == nil {
 		return unix.ENOTCONN
+	}
+	if !first && !wait {
+		return errLater
 	}
 	if first && other.Version != 0 && (other.Version != k.Version || other.Suite != k.Suite) {
 		return unix.EINVAL

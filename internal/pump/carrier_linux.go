@@ -202,6 +202,20 @@ func (c *Carrier) Read(p []byte) (n int, err error) {
 	return n, nil
 }
 
+// WaitRead waits until Read would not, and takes nothing: no error either, which the
+// kernel tells only once.
+func (c *Carrier) WaitRead() error {
+	err := c.Descriptor().Read(func(fd uintptr) bool {
+		p := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, _ := unix.Poll(p[:], 0)
+		return n > 0
+	})
+	if err != nil {
+		return c.opError("read", err)
+	}
+	return nil
+}
+
 func (c *Carrier) Write(p []byte) (n int, err error) {
 	werr := c.Descriptor().Write(func(fd uintptr) bool {
 		for n < len(p) {

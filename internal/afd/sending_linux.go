@@ -3,6 +3,7 @@ package afd
 import (
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -65,14 +66,18 @@ func (a *Association) behind(do func() error) (done <-chan error, err error) {
 func (a *Association) announce(records uint64, do func() error) (done <-chan error, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	offset, err := a.end.Written()
+	if err := a.room(); err != nil {
+		return nil, err
+	}
+	// A turn that is under way must not read on behind it.
+	offset, err := a.end.StopHere()
 	if err != nil {
 		return nil, err
 	}
 	if a.strict && a.keyed[aftls.Send] {
 		a.sending.cuts.cutAt(offset, a.sent)
 	}
-	return a.at(event{offset: offset, records: records, do: do})
+	return a.at(len(a.sending.events), event{offset: offset, records: records, do: do})
 }
 
 // first has do called in front of everything: the bytes of the program wait for
@@ -80,64 +85,54 @@ func (a *Association) announce(records uint64, do func() error) (done <-chan err
 func (a *Association) first(do func() error) (done <-chan error, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if done, err = a.at(event{do: do}); err != nil {
-		return nil, err
-	}
-	ev := a.sending.events
-	last := ev[len(ev)-1]
-	copy(ev[1:], ev)
-	ev[0] = last
-	return done, nil
+	return a.at(0, event{do: do})
 }
 
-// at has an event happen. It is called under mu.
-func (a *Association) at(e event) (<-chan error, error) {
+// room says why nothing more can be announced, or nil. It is called under mu.
+func (a *Association) room() error {
 	if a.sending.over != nil {
-		return nil, a.sending.over
+		return a.sending.over
 	}
 	if len(a.sending.events) >= maxEvents {
-		return nil, ErrBusy
+		return ErrBusy
+	}
+	return nil
+}
+
+// at has an event happen as the i-th of those that wait. It is called under mu.
+func (a *Association) at(i int, e event) (<-chan error, error) {
+	if err := a.room(); err != nil {
+		return nil, err
 	}
 	e.done = make(chan error, 1)
-	a.sending.events = append(a.sending.events, e)
+	a.sending.events = slices.Insert(a.sending.events, i, e)
+	a.stopAtEvent()
 	a.pump.Kick()
 	return e.done, nil
 }
 
-// nextEvent returns the event that is due at offset, or how far it is to the next
-// one. Without one it is as far as the program has written by now: what it writes
-// from here on may have to come behind an event that it asks for before.
-func (a *Association) nextEvent(offset uint64) (e event, due bool, left uint64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+// stopAtEvent has the program's bytes read up to the next event. It is called
+// under mu.
+func (a *Association) stopAtEvent() {
+	offset := uint64(pump.NoStop)
 	if ev := a.sending.events; len(ev) > 0 {
-		if ev[0].offset <= offset {
-			a.sending.events = ev[1:]
-			a.sending.doing = ev[0].records
-			return ev[0], true, 0
-		}
-		return event{}, false, ev[0].offset - offset
+		offset = ev[0].offset
 	}
-	if a.strict && a.keyed[aftls.Send] {
-		return event{}, false, ^uint64(0) // nextCut sees to it
-	}
-	left = a.written() - offset
-	if left == 0 && a.end.Hangup() {
-		// What came before that is to be known; and nothing comes behind it.
-		if left = a.written() - offset; left == 0 {
-			left = ^uint64(0)
-		}
-	}
-	return event{}, false, left
+	a.end.Stop(offset)
 }
 
-// written is what the program has written, as far as it can be known.
-func (a *Association) written() uint64 {
-	w, err := a.end.Written()
-	if err != nil {
-		return ^uint64(0) // and reading says why
+// nextEvent returns the event that is due at offset.
+func (a *Association) nextEvent(offset uint64) (e event, due bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ev := a.sending.events
+	if len(ev) == 0 || ev[0].offset > offset {
+		return event{}, false
 	}
-	return w
+	a.sending.events = ev[1:]
+	a.sending.doing = ev[0].records
+	a.stopAtEvent()
+	return ev[0], true
 }
 
 // endSending answers all events that did not happen, and those to come.
@@ -151,6 +146,7 @@ func (a *Association) endSending(why error) {
 		e.done <- a.sending.over
 	}
 	a.sending.events = nil
+	a.stopAtEvent()
 	a.adopting = false // it was one of them
 	a.changed.Broadcast()
 }
@@ -180,8 +176,7 @@ func (a *Association) SendFailure() error {
 func (a *Association) send(r io.Reader) (total int64, err error) {
 	whole := r.(*io.LimitedReader)
 	for {
-		e, due, left := a.nextEvent(a.sent)
-		if due {
+		if e, due := a.nextEvent(a.sent); due {
 			err := e.do()
 			a.committed(0)
 			e.done <- err
@@ -191,7 +186,6 @@ func (a *Association) send(r io.Reader) (total int64, err error) {
 			continue
 		}
 		part := *whole
-		part.N = int64(min(uint64(whole.N), left))
 		n, err := a.sendSome(&part)
 		whole.N -= n
 		total += n
@@ -200,7 +194,7 @@ func (a *Association) send(r io.Reader) (total int64, err error) {
 			return total, err
 		}
 		if n == 0 || whole.N <= 0 {
-			if _, due, _ := a.peekEvent(); !due {
+			if !a.isEventDue() {
 				return total, nil
 			}
 		}
@@ -220,13 +214,11 @@ func (a *Association) committed(n int64) {
 	a.sending.cuts.parted = uint64(len(a.sending.cuts.part))
 }
 
-func (a *Association) peekEvent() (e event, due bool, left uint64) {
+func (a *Association) isEventDue() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if ev := a.sending.events; len(ev) > 0 && ev[0].offset <= a.sent {
-		return ev[0], true, 0
-	}
-	return event{}, false, 0
+	ev := a.sending.events
+	return len(ev) > 0 && ev[0].offset <= a.sent
 }
 
 // isFatal reports whether the error of an event ends the direction: what the

@@ -128,7 +128,7 @@ func (a *Association) sendRecord(r *io.LimitedReader) (n int64, err error) {
 		if length, err = a.nextCut(); err != nil {
 			return 0, err
 		}
-		if _, due, _ := a.peekEvent(); length == 0 && !due {
+		if length == 0 && !a.isEventDue() {
 			return a.dropOpen(r)
 		}
 	}
@@ -192,7 +192,7 @@ func (a *Association) settled() (<-chan error, error) {
 	if c := &a.sending.cuts; c.open {
 		offset = c.start
 	}
-	return a.at(event{offset: offset, do: func() error { return nil }})
+	return a.at(len(a.sending.events), event{offset: offset, do: func() error { return nil }})
 }
 
 // sealedSeq is the number of the next record to be sealed, as if records were

@@ -36,6 +36,7 @@ type End struct {
 	records bool   // SEQPACKET: see messages_linux.go
 	message int    // bytes of the message that is stale
 	given   uint64 // bytes given out
+	limit   uint64 // of given: see Stop
 
 	read struct {
 		places [][]byte
@@ -78,7 +79,7 @@ func newPair(typ int) (*End, *os.File, error) {
 		unix.Close(fds[1])
 		return nil, nil, os.NewSyscallError("socketpair", err)
 	}
-	e := &End{f: os.NewFile(uintptr(fds[0]), "plaintext end"), stale: true, records: typ == unix.SOCK_SEQPACKET, message: 1}
+	e := &End{f: os.NewFile(uintptr(fds[0]), "plaintext end"), stale: true, records: typ == unix.SOCK_SEQPACKET, message: 1, limit: NoStop}
 	e.control, e.tryWrite = e.readFD, e.writeFD
 	if e.raw, err = e.f.SyscallConn(); err != nil {
 		e.f.Close()
@@ -100,6 +101,9 @@ func (e *End) Read(p []byte) (int, error) {
 func (e *End) ReadBuffers(p [][]byte) (n int, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.given >= e.limit {
+		return 0, io.EOF
+	}
 	e.read.places = p
 	err = ended(e.raw.Control(e.control))
 	e.read.places = nil
@@ -117,10 +121,37 @@ func (e *End) Ended() bool {
 	return e.ended
 }
 
+// NoStop is the offset of no stop.
+const NoStop = ^uint64(0)
+
+// Stop has reading end at this offset of what the program writes, which is not
+// before what was given out, until another one is set. Everything that is to happen
+// behind those bytes and in front of the next ones can then.
+func (e *End) Stop(offset uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.limit = offset
+}
+
+// StopHere is Stop at Written, unless there is one before that already.
+func (e *End) StopHere() (written uint64, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	written, err = e.written()
+	if err == nil {
+		e.limit = min(e.limit, written)
+	}
+	return written, err
+}
+
 // Written is how many bytes the program has written so far, given out or not.
 func (e *End) Written() (n uint64, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	return e.written()
+}
+
+func (e *End) written() (n uint64, err error) {
 	cerr := e.raw.Control(func(fd uintptr) {
 		var queued int
 		queued, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ)
@@ -147,13 +178,18 @@ func (e *End) readPlaces(fd int, places [][]byte) (int, error) {
 	if err != nil || queued <= first {
 		return 0, err
 	}
+	// The last byte stays; what lies behind a stop stays, too.
+	most, last := queued-1, true
+	if left := e.limit - e.given; left < uint64(queued-first) {
+		most, last = first+int(left), false
+	}
 	r := &e.read
 	r.iov[0].Base = &r.skip[0]
 	r.iov[0].SetLen(first)
 	want, k := first, 1
 	for _, p := range places {
-		if want < queued-1 && k < len(r.iov) && len(p) > 0 {
-			m := min(len(p), queued-1-want)
+		if want < most && k < len(r.iov) && len(p) > 0 {
+			m := min(len(p), most-want)
 			r.iov[k].Base = &p[0]
 			r.iov[k].SetLen(m)
 			want += m
@@ -174,7 +210,7 @@ func (e *End) readPlaces(fd int, places [][]byte) (int, error) {
 		}
 		e.stale = false
 		got -= first
-		if int(n) < want || want < queued-1 {
+		if int(n) < want || want < most || !last {
 			return got, nil // and more lies behind it
 		}
 	}

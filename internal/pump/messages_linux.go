@@ -28,6 +28,9 @@ var ErrTooLong = carrierError{unix.EMSGSIZE, "the program wrote a message that i
 func (e *End) ReadMessage(p []byte) (n int, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.given >= e.limit {
+		return 0, io.EOF
+	}
 	cerr := e.raw.Control(func(fd uintptr) { n, err = e.readMessage(int(fd), p) })
 	if cerr != nil {
 		return 0, cerr

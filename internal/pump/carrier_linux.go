@@ -183,18 +183,19 @@ func (c *Carrier) Read(p []byte) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	var errno unix.Errno
 	werr := c.Descriptor().Read(func(fd uintptr) bool {
 		for {
-			if n, _, err = unix.Recvfrom(int(fd), p, unix.MSG_DONTWAIT); err != unix.EINTR {
-				return err != unix.EAGAIN
+			if n, errno = recv(int(fd), p, unix.MSG_DONTWAIT); errno != unix.EINTR {
+				return errno != unix.EAGAIN
 			}
 		}
 	})
 	if werr != nil {
 		return 0, c.opError("read", werr)
 	}
-	if err != nil {
-		return 0, c.opError("read", os.NewSyscallError("recvfrom", err))
+	if errno != 0 {
+		return 0, c.opError("read", os.NewSyscallError("recvfrom", errno))
 	}
 	if n == 0 {
 		return 0, io.EOF

@@ -1,7 +1,6 @@
 package pump
 
 import (
-	"errors"
 	"io"
 	"os"
 	"sync"
@@ -37,14 +36,9 @@ type End struct {
 	message int    // bytes of the message that is stale
 	given   uint64 // bytes given out
 	limit   uint64 // of given: see Stop
+	count   int32  // what the kernel answers
 
-	read struct {
-		places [][]byte
-		n      int
-		err    error
-		iov    [maxPlaces + 1]unix.Iovec
-		skip   [1]byte
-	}
+	read    *reading // while one is under way
 	control func(fd uintptr)
 	write   struct {
 		p   []byte
@@ -52,6 +46,18 @@ type End struct {
 	}
 	tryWrite func(fd uintptr) bool
 }
+
+// reading is one call of ReadBuffers.
+type reading struct {
+	places [][]byte
+	n      int
+	err    error
+	iov    [maxPlaces + 1]unix.Iovec
+	skip   [1]byte
+}
+
+// readings are shared: an end that is idle needs none.
+var readings = sync.Pool{New: func() any { return new(reading) }}
 
 // NewPair makes a pair of Unix stream sockets. The program gets the second half,
 // which blocks and is close-on-exec; it is the caller's to close as soon as the
@@ -104,14 +110,16 @@ func (e *End) ReadBuffers(p [][]byte) (n int, err error) {
 	if e.given >= e.limit {
 		return 0, io.EOF
 	}
-	e.read.places = p
+	r := readings.Get().(*reading)
+	defer readings.Put(r)
+	r.places, e.read = p, r
 	err = ended(e.raw.Control(e.control))
-	e.read.places = nil
+	e.read, r.places = nil, nil
 	if err != nil {
 		return 0, err
 	}
-	e.given += uint64(max(e.read.n, 0))
-	return e.read.n, e.read.err
+	e.given += uint64(max(r.n, 0))
+	return r.n, r.err
 }
 
 // Ended reports whether ReadBuffers has found that the program writes no more.
@@ -154,22 +162,34 @@ func (e *End) Written() (n uint64, err error) {
 func (e *End) written() (n uint64, err error) {
 	cerr := e.raw.Control(func(fd uintptr) {
 		var queued int
-		queued, err = unix.IoctlGetInt(int(fd), unix.SIOCINQ)
+		queued, err = e.inQueue(int(fd))
 		n = e.given + uint64(queued-e.staleLen())
 	})
-	return n, errors.Join(cerr, os.NewSyscallError("ioctl", err))
+	if err == nil {
+		err = cerr
+	}
+	return n, err
+}
+
+// inQueue is how many bytes lie in our queue.
+func (e *End) inQueue(fd int) (int, error) {
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), unix.SIOCINQ, uintptr(unsafe.Pointer(&e.count)))
+	if errno != 0 {
+		return 0, os.NewSyscallError("ioctl", errno)
+	}
+	return int(e.count), nil
 }
 
 func (e *End) readFD(fd uintptr) {
-	r := &e.read
-	r.n, r.err = e.readPlaces(int(fd), r.places)
+	r := e.read
+	r.n, r.err = e.readPlaces(int(fd), r)
 	clear(r.iov[:])
 	if r.n == 0 && r.err == nil {
 		r.err = io.EOF
 	}
 }
 
-func (e *End) readPlaces(fd int, places [][]byte) (int, error) {
+func (e *End) readPlaces(fd int, r *reading) (int, error) {
 	first := 0 // bytes in front that were given out
 	if e.stale {
 		first = 1
@@ -183,11 +203,10 @@ func (e *End) readPlaces(fd int, places [][]byte) (int, error) {
 	if left := e.limit - e.given; left < uint64(queued-first) {
 		most, last = first+int(left), false
 	}
-	r := &e.read
 	r.iov[0].Base = &r.skip[0]
 	r.iov[0].SetLen(first)
 	want, k := first, 1
-	for _, p := range places {
+	for _, p := range r.places {
 		if want < most && k < len(r.iov) && len(p) > 0 {
 			m := min(len(p), most-want)
 			r.iov[k].Base = &p[0]
@@ -215,9 +234,9 @@ func (e *End) readPlaces(fd int, places [][]byte) (int, error) {
 		}
 	}
 	// The last byte is given out, and stays.
-	if at := place(places, got); at != nil {
-		n, _, err := unix.Recvfrom(fd, at[:1], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-		if err == nil && n == 1 {
+	if at := place(r.places, got); at != nil {
+		n, errno := recv(fd, at[:1], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		if errno == 0 && n == 1 {
 			e.stale = true
 			got++
 		}
@@ -225,20 +244,26 @@ func (e *End) readPlaces(fd int, places [][]byte) (int, error) {
 	return got, nil
 }
 
+// recv is recv(2), which is to be had elsewhere only with an address that is allocated.
+func recv(fd int, p []byte, flags int) (int, unix.Errno) {
+	n, _, errno := syscall.Syscall6(syscall.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), uintptr(flags), 0, 0)
+	return int(n), errno
+}
+
 // queued is how many bytes lie in our queue. Where that is no more than first
 // it finds out whether the program ended its writing.
 func (e *End) queued(fd, first int) (int, error) {
-	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+	n, err := e.inQueue(fd)
 	if err != nil {
-		return 0, os.NewSyscallError("ioctl", err)
+		return 0, err
 	}
 	if n > first || e.ended {
 		return n, nil
 	}
 	if hangup(fd, unix.POLLRDHUP|unix.POLLHUP) {
 		// Whatever it wrote before is in the queue by now.
-		if n, err = unix.IoctlGetInt(fd, unix.SIOCINQ); err != nil {
-			return 0, os.NewSyscallError("ioctl", err)
+		if n, err = e.inQueue(fd); err != nil {
+			return 0, err
 		}
 		e.ended = n <= first
 	}
@@ -363,7 +388,7 @@ func (e *End) CloseClean() error {
 	if e.stale {
 		e.raw.Control(func(fd uintptr) {
 			var b [1]byte
-			unix.Recvfrom(int(fd), b[:], unix.MSG_DONTWAIT)
+			recv(int(fd), b[:], unix.MSG_DONTWAIT)
 		})
 		e.stale = false
 	}

@@ -1,10 +1,8 @@
 package pump
 
 import (
-	"errors"
 	"io"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,17 +50,17 @@ func (e *End) readMessage(fd int, p []byte) (int, error) {
 		if e.stale {
 			// What lies behind it takes its place. A read of nothing takes a
 			// whole message.
-			if _, _, err := unix.Recvfrom(fd, nil, unix.MSG_DONTWAIT|unix.MSG_TRUNC); err != nil && !errors.Is(err, unix.EAGAIN) {
-				return 0, os.NewSyscallError("recvfrom", err)
+			if _, errno := recv(fd, nil, unix.MSG_DONTWAIT|unix.MSG_TRUNC); errno != 0 && errno != unix.EAGAIN {
+				return 0, os.NewSyscallError("recvfrom", errno)
 			}
 			e.stale = false
 		}
-		n, _, err := unix.Recvfrom(fd, p, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+		n, errno := recv(fd, p, unix.MSG_PEEK|unix.MSG_DONTWAIT|unix.MSG_TRUNC)
 		switch {
-		case err == syscall.EAGAIN:
+		case errno == unix.EAGAIN:
 			return 0, io.EOF
-		case err != nil:
-			return 0, os.NewSyscallError("recvfrom", err)
+		case errno != 0:
+			return 0, os.NewSyscallError("recvfrom", errno)
 		case n > len(p):
 			return 0, ErrTooLong
 		}

@@ -296,7 +296,7 @@ func (r *Receiver) adapt(n int) {
 // room returns the free part of buf, large enough to bring the record that has
 // begun to its end.
 func (r *Receiver) room() []byte {
-	need := int(min(r.size, r.limit))
+	need := min(int(r.size), int(r.limit), records()*record.MaxRecord)
 	if n, _ := r.opener.Frame(r.buf[r.r:r.w]); n > need {
 		need = n
 	}
@@ -334,7 +334,7 @@ func (r *Receiver) move(b []byte) {
 }
 
 func (r *Receiver) drop() {
-	if c := cap(r.buf); c == smallSize || c == recordSize || c == batchSize {
+	if c := cap(r.buf); 0 < c && c <= batchSize { // a longer one is of nobody else
 		put(r.buf)
 	}
 	r.buf = nil

@@ -146,7 +146,7 @@ func (s *Sender) segmentPayload() int { return segment - s.sealer.SealedLen(0) }
 // layout is how the next batch of data is cut: payload bytes of a record, and
 // how many records at most.
 func (s *Sender) layout(now time.Time) (payload, count int) {
-	payload, count = record.MaxPlaintext, batchRecords
+	payload, count = record.MaxPlaintext, records()
 	t := now.UnixNano() // a step of the clock costs or saves a ramp, no more
 	if s.ramped >= rampEnd && t-s.last > int64(rampIdle) {
 		s.ramped = 0

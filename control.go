@@ -71,7 +71,13 @@ func (c *Conn) control() error {
 		c.seen(typ, b)
 	}
 	var err error
+	unseen := s.unseen()
+	if unseen {
+		c.useless = 0
+	}
 	switch {
+	case unseen && len(c.hand) > 0 && c.state.Version == tls.VersionTLS13:
+		err = violation(record.UnexpectedMessage, "data in the middle of a handshake message")
 	case len(c.hand) > 0 && typ != record.Handshake && c.state.Version == tls.VersionTLS13:
 		err = violation(record.UnexpectedMessage, "%v record in the middle of a handshake message", typ)
 	case typ == record.AlertRecord:

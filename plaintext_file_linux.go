@@ -29,8 +29,11 @@ func (c *Conn) PlaintextFile() (*os.File, error) {
 		carrier, opt := c.s.carrier, Options{}
 		opt.MaxRecords, opt.Padding = c.s.send.Limits()
 		var st *State
+		h := c.s.hooks.Swap(nil)
 		if st, err = c.Detach(); err == nil {
-			c, err = Resume(carrier, st, opt)
+			if c, err = Resume(carrier, st, opt); err == nil {
+				c.s.moveHooks(h)
+			}
 		}
 		if err != nil {
 			end.Close()

@@ -58,6 +58,8 @@ type Socket struct {
 	ended atomic.Bool // the peer's close_notify was read
 
 	dmu sync.Mutex // deadlines, against Close and Detach
+
+	hooks atomic.Pointer[hooks] // nil until there is a filter or a tap
 }
 
 const (
@@ -240,6 +242,9 @@ func (s *Socket) readFailed(err error) error {
 	}
 	if errors.Is(err, net.ErrClosed) {
 		return net.ErrClosed
+	}
+	if err, ok := s.killed(err); ok {
+		return err
 	}
 	if e, ok := errors.AsType[*record.Error](err); ok {
 		return s.refuse(e)
@@ -460,7 +465,11 @@ func (s *Socket) SetWriteDeadline(t time.Time) error {
 // Info returns the state of both directions. It does not wait for readers or
 // writers.
 func (s *Socket) Info() Info {
-	return Info{Send: directionInfo(s.send.Stats()), Receive: directionInfo(s.recv.Stats())}
+	i := Info{Send: directionInfo(s.send.Stats()), Receive: directionInfo(s.recv.Stats())}
+	if h := s.hooks.Load(); h != nil {
+		h.info(&i)
+	}
+	return i
 }
 
 func directionInfo(st *soft.Stats) DirectionInfo {

@@ -107,6 +107,9 @@ func (s *Socket) writeFailed(err error) error {
 		// connection, for which numbers are kept back, can still be sent.
 		return ErrKeyLimit
 	default:
+		if err, ok := s.killed(err); ok {
+			return err
+		}
 		s.werr = &CarrierError{err}
 	}
 	return s.werr
@@ -367,6 +370,7 @@ func (s *Socket) close(last func()) error {
 		}
 		return net.ErrClosed
 	}
+	s.endTap()
 	if s.rmu.TryLock() {
 		s.unlockRead() // and the receiver is closed
 	} else {

@@ -116,6 +116,7 @@ func (s *Socket) detach(more func(*State)) (*State, error) {
 	}
 	s.send.Close()
 	s.recv.Close(ErrDetached)
+	s.endTap()
 	if err != nil {
 		// The keys are out of the socket: it must not go on without them.
 		st.wipe()

@@ -71,10 +71,10 @@ func (p *Program) Instructions() []bpf.RawInstruction { return slices.Clone(p.ra
 // no loops.
 func (p *Program) Run(b []byte) uint32 {
 	if !p.scratch {
-		return run(p.code, b, nil)
+		return run(p.code, b, nil, nil)
 	}
 	var m [scratchWords]uint32
-	return run(p.code, b, &m)
+	return run(p.code, b, nil, &m)
 }
 
 // Error is what is wrong with a program. Its author is to blame.

@@ -59,6 +59,22 @@ const (
 
 	opReturnK
 	opReturnA
+
+	// The loads above, in their order, where a header lies in front of the
+	// message (behind.go). No form has them.
+	opHead4
+	opHead2
+	opHead1
+	opHeadX4
+	opHeadX2
+	opHeadX1
+	opHeadLen
+	opHeadK // not used, and neither is the next one
+	opHeadM
+	opHeadXLen
+	opHeadXK // not used, and neither is the next one
+	opHeadXM
+	opHeadXShift
 )
 
 // operand is how an instruction uses its K, and how that is written down.

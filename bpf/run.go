@@ -31,11 +31,12 @@ func decode(raw []bpf.RawInstruction) (code []instruction, scratch bool) {
 	return code, scratch
 }
 
-// run runs valid code. m is nil when the code does not use it.
+// run runs valid code. m is nil when the code does not use it, and head when it
+// is not that of a Behind.
 //
 // All arithmetic is modulo 2^32, X+K too. Shifts count modulo 32, as eBPF has
 // it, which Linux turns the program into.
-func run(code []instruction, b []byte, m *[scratchWords]uint32) uint32 {
+func run(code []instruction, b, head []byte, m *[scratchWords]uint32) uint32 {
 	var a, x uint32
 	for pc := uint(0); pc < uint(len(code)); pc++ {
 		in := &code[pc]
@@ -172,6 +173,47 @@ func run(code []instruction, b []byte, m *[scratchWords]uint32) uint32 {
 			return k
 		case opReturnA:
 			return a
+
+		case opHead4:
+			if uint64(k)+4 > uint64(len(head)) {
+				v, ok := loadBehind(head, b, k, 4)
+				if !ok {
+					return 0
+				}
+				a = v
+				continue
+			}
+			a = binary.BigEndian.Uint32(head[k:])
+		case opHead2:
+			if uint64(k)+2 > uint64(len(head)) {
+				v, ok := loadBehind(head, b, k, 2)
+				if !ok {
+					return 0
+				}
+				a = v
+				continue
+			}
+			a = uint32(binary.BigEndian.Uint16(head[k:]))
+		case opHead1:
+			if uint64(k) >= uint64(len(head)) {
+				return 0
+			}
+			a = uint32(head[k])
+		case opHeadXShift:
+			if uint64(k) >= uint64(len(head)) {
+				return 0
+			}
+			x = uint32(head[k]&15) * 4
+		case opHeadX4, opHeadX2, opHeadX1:
+			v, ok := loadBehind(head, b, k+x, 4>>(in.op-opHeadX4))
+			if !ok {
+				return 0
+			}
+			a = v
+		case opHeadLen:
+			a = uint32(len(head) + len(b))
+		case opHeadXLen:
+			x = uint32(len(head) + len(b))
 		}
 	}
 	return 0 // not reached: the last instruction is a return

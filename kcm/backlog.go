@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net"
 	"slices"
+	"sync/atomic"
 )
 
 // backlog is what the mux knows of the messages of a connection. It is under
@@ -12,7 +13,7 @@ type backlog struct {
 	row      row[*message] // for any endpoint
 	waiting  int           // messages that wait for an endpoint, here or redirected
 	bytes    int           // in them
-	inflight int           // messages that endpoints have
+	inflight atomic.Int32  // messages that endpoints have; the writer reads it as a hint
 	turn     int           // messages taken without a pause
 	listed   bool          // the connection is in Mux.ready
 	starved  bool          // the reader waits until fewer messages wait
@@ -21,7 +22,7 @@ type backlog struct {
 }
 
 // done says that no message waits, and no endpoint has one.
-func (b *backlog) done() bool { return b.waiting == 0 && b.inflight == 0 }
+func (b *backlog) done() bool { return b.waiting == 0 && b.inflight.Load() == 0 }
 
 // taken is called for a message that does not wait any more. mux.mu is held.
 func (c *Conn) taken(p *message) {

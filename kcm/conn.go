@@ -15,6 +15,7 @@ type Conn struct {
 	mux    *Mux
 	net    net.Conn
 	filter atomic.Pointer[Filter]
+	screen screen
 	in     reader
 	out    sendQueue
 

@@ -43,12 +43,6 @@ type Message struct {
 //
 // Errors are net.ErrClosed and [ErrReceiveDisabled].
 func (e *Endpoint) RecvMsg() (Message, error) {
-	if e.streak >= turn {
-		// Readers and writers of connections come to their turn, and what was
-		// sent meanwhile goes out together.
-		e.streak = 0
-		runtime.Gosched()
-	}
 	m := e.mux
 	m.mu.Lock()
 	if e.parked {
@@ -56,6 +50,16 @@ func (e *Endpoint) RecvMsg() (Message, error) {
 		panic("kcm: two goroutines receive on one endpoint")
 	}
 	old := e.doneWith()
+	if e.streak >= turn {
+		// Readers and writers of connections come to their turn, and what was
+		// sent meanwhile goes out together.
+		e.streak = 0
+		m.mu.Unlock()
+		old.free()
+		old = nil
+		runtime.Gosched()
+		m.mu.Lock()
+	}
 	for {
 		if e.closed.Load() {
 			m.mu.Unlock()
@@ -242,7 +246,7 @@ func (m *Mux) moveAway(e *Endpoint, woken *row[*Endpoint]) {
 // holds makes p the message of the endpoint. mux.mu is held.
 func (e *Endpoint) holds(p *message) {
 	e.cur, e.unseen = p, true
-	p.conn.backlog.inflight++
+	p.conn.backlog.inflight.Add(1)
 	e.answering.Store(p.conn)
 }
 
@@ -255,7 +259,7 @@ func (e *Endpoint) doneWith() *message {
 	}
 	e.cur, e.unseen = nil, false
 	e.answering.Store(nil)
-	p.conn.backlog.inflight--
+	p.conn.backlog.inflight.Add(-1)
 	p.conn.settled()
 	return p
 }

@@ -20,6 +20,9 @@ var (
 	// ErrNotAttached is returned for a Conn of another Mux.
 	ErrNotAttached = errors.New("kcm: the connection is attached to another mux: send on an endpoint of that one")
 
+	// ErrIdle ends a connection on which nothing came for Config.IdleTimeout.
+	ErrIdle = errors.New("kcm: nothing came for as long as IdleTimeout, and nothing was under way")
+
 	// ErrReceiveDisabled is returned by an endpoint that receives nothing.
 	ErrReceiveDisabled = errors.New("kcm: the endpoint receives nothing: call ReceiveDisable(false) first")
 )

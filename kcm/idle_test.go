@@ -2,6 +2,9 @@ package kcm_test
 
 import (
 	"bytes"
+	"errors"
+	"net"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -138,4 +141,79 @@ func TestReadsGrowWithTheLoad(t *testing.T) {
 			t.Errorf("it waits with %d bytes", n)
 		}
 	})
+}
+
+// A connection ends when nothing comes and nothing is under way, with WaitRead
+// and without.
+func TestIdleTimeout(t *testing.T) {
+	for name, wrap := range map[string]func(simConn) net.Conn{
+		"WaitRead": func(c simConn) net.Conn { return waitConn{c} },
+		"Read":     func(c simConn) net.Conn { return c },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, kcm.Config{IdleTimeout: time.Minute, AssemblyTimeout: 3 * time.Minute}, func(t *testing.T, s *rig) {
+				attach := func() (*kcm.Conn, simConn) {
+					client, server := newSimPair(1, 1<<20, 1<<20)
+					c, err := s.mux.Attach(wrap(server), kcm.DNS())
+					if err != nil {
+						t.Fatal(err)
+					}
+					t.Cleanup(func() { client.Close() })
+					return c, client
+				}
+				lives := func(c *kcm.Conn, d time.Duration) {
+					t.Helper()
+					time.Sleep(d - time.Second)
+					if err, ok := s.end(c); ok {
+						t.Fatalf("ended with %v, %v early", err, time.Second)
+					}
+				}
+				ends := func(c *kcm.Conn, want error) {
+					t.Helper()
+					time.Sleep(2 * time.Second)
+					if err, ok := s.end(c); !ok || !errors.Is(err, want) {
+						t.Fatalf("%v, %v; want %v", err, ok, want)
+					}
+				}
+				silent, _ := attach()
+				lives(silent, time.Minute)
+				ends(silent, kcm.ErrIdle)
+
+				e := s.endpoint()
+				busy, client := attach()
+				for range 5 {
+					lives(busy, 50*time.Second)
+					write(t, client, msg("x"))
+					text(t, e)
+				}
+				lives(busy, 10*time.Minute) // while the last message is not done with
+				e.ReceiveDisable(true)
+				e.RecvMsg()
+				lives(busy, time.Minute) // the deadline is looked at once a minute
+				time.Sleep(time.Minute)
+				ends(busy, kcm.ErrIdle)
+
+				half, client := attach()
+				lives(half, 50*time.Second)
+				write(t, client, msg("x")[:2])
+				lives(half, 3*time.Minute)
+				ends(half, os.ErrDeadlineExceeded)
+
+				taken, client := attach()
+				lives(taken, 30*time.Second)
+				n, _, err := taken.Detach()
+				if err != nil {
+					t.Fatal(err)
+				}
+				go func() {
+					time.Sleep(time.Hour)
+					write(t, client, []byte("x"))
+				}()
+				if _, err := n.Read(make([]byte, 1)); err != nil {
+					t.Errorf("%v: the deadline was left behind", err)
+				}
+				n.Close()
+			})
+		})
+	}
 }

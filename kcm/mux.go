@@ -39,9 +39,19 @@ type Config struct {
 	// last. 0 means 30 seconds.
 	AssemblyTimeout time.Duration
 
+	// IdleTimeout is how long a connection may be silent, when all its messages
+	// are done with and everything is written; at most twice as long after the
+	// last answer. Then it ends with [ErrIdle]. 0 means for ever.
+	IdleTimeout time.Duration
+
 	// SendTimeout is how long a peer may take to read what is written to it at
 	// once. 0 means 30 seconds.
 	SendTimeout time.Duration
+
+	// Filter returns the filter that a connection has from its first message on,
+	// as if SetFilter were called before Attach; it may call SetSendFilter too.
+	// Attach calls it. nil, and a nil Filter: there is none.
+	Filter func(c *Conn) Filter
 
 	// Ended is called when a connection has ended, once for each that was
 	// attached and not detached. The net.Conn is closed; messages of it may
@@ -50,6 +60,7 @@ type Config struct {
 	//   - io.EOF: the peer ended the stream behind a message, all its messages
 	//     are done with and everything that was sent is written;
 	//   - net.ErrClosed: Close of the Conn or of the Mux, or Shutdown;
+	//   - [ErrIdle]: IdleTimeout has passed;
 	//   - [*FrameError], [*TooLongError], [*StallError], [*TruncatedError],
 	//     [*SlowPeerError]: the peer;
 	//   - [*TransportError]: the net.Conn;
@@ -109,6 +120,9 @@ func New(cfg Config) *Mux {
 // The error is net.ErrClosed; then c is still the caller's.
 func (m *Mux) Attach(c net.Conn, f Framer) (*Conn, error) {
 	k := newConn(m, c, f)
+	if m.cfg.Filter != nil {
+		k.SetFilter(m.cfg.Filter(k))
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.closed {
@@ -234,21 +248,16 @@ func (m *Mux) take() *message {
 
 // takeOwn takes the next message that only e may have; nil means that there is
 // none. m.mu is held.
-func (m *Mux) takeOwn(e *Endpoint) (own *message) {
-	if e.row.head == nil {
-		return nil
-	}
-	var rest row[*message]
-	for p := e.row.pop(); p != nil; p = e.row.pop() {
-		if own == nil && !p.conn.heldUp() {
-			own = p
+func (m *Mux) takeOwn(e *Endpoint) *message {
+	var before *message
+	for p := e.row.head; p != nil; before, p = p, p.link {
+		if !p.conn.heldUp() {
+			e.row.unlink(before, p)
 			p.conn.taken(p)
-		} else {
-			rest.push(p)
+			return p
 		}
 	}
-	e.row = rest
-	return own
+	return nil
 }
 
 // list makes c one of the ready connections if it has messages. m.mu is held.
@@ -390,6 +399,20 @@ func (r *row[T]) push(v T) {
 		*r.tail.next() = v
 	}
 	r.tail = v
+}
+
+// unlink takes out v, which stands behind before, or first where that is zero.
+func (r *row[T]) unlink(before, v T) {
+	var none T
+	after := *v.next()
+	if *v.next() = none; before == none {
+		r.head = after
+	} else {
+		*before.next() = after
+	}
+	if r.tail == v {
+		r.tail = before
+	}
 }
 
 // pop returns the zero value when there is nothing.

@@ -3,6 +3,7 @@ package kcm
 import (
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"runtime/debug"
@@ -28,7 +29,9 @@ type reader struct {
 	next   int  // size of the next buffer: grows when one was filled, shrinks when a smaller one would have done
 	filled bool // the last read had no room for more
 
-	timed uint64 // message that the reading deadline is for, by seq+1; 0: none is set
+	timed uint64    // message that the reading deadline is for, by seq+1; 0: none is set; timedIdle
+	quiet time.Time // since when nothing comes, where that matters
+	busy  bool      // when that was last looked at, something was under way
 
 	batch row[*message] // found, and not published
 	found counts        // so are these
@@ -89,14 +92,15 @@ func (in *reader) fill() error {
 			in.next = max(in.next/4, smallest)
 		}
 		in.drop()
-		if in.timed != 0 {
-			in.timed = 0
-			if err := c.setReadDeadline(time.Time{}); err != nil {
-				return err
-			}
+		if err := in.idle(); err != nil {
+			return err
 		}
-		if in.wait != nil {
-			if err := in.wait(); err != nil {
+		for in.wait != nil {
+			err := in.wait()
+			if err == nil {
+				break
+			}
+			if !in.early(err) {
 				return in.blame(err)
 			}
 		}
@@ -118,11 +122,51 @@ func (in *reader) fill() error {
 			}
 			return nil
 		}
-		if err != nil {
+		if err != nil && !in.early(err) {
 			return in.blame(err)
 		}
 	}
 	return &TransportError{"read", io.ErrNoProgress}
+}
+
+// timedIdle is reader.timed while the deadline is for the connection to be idle.
+const timedIdle = math.MaxUint64
+
+// idle sets the deadline for when nothing has begun. It is not moved with every
+// message: early does that when it has passed.
+func (in *reader) idle() error {
+	timeout := in.conn.mux.cfg.IdleTimeout
+	if timeout <= 0 {
+		if in.timed == 0 {
+			return nil
+		}
+		in.timed = 0
+		return in.conn.setReadDeadline(time.Time{})
+	}
+	in.quiet, in.busy = time.Now(), false
+	if in.timed == timedIdle {
+		return nil
+	}
+	in.timed = timedIdle
+	return in.conn.setReadDeadline(in.quiet.Add(timeout))
+}
+
+// early reports whether err is a deadline of an idle connection that has passed
+// and is moved, since something came after it was set, or is under way.
+func (in *reader) early(err error) bool {
+	c := in.conn
+	if in.timed != timedIdle || in.w != in.r || !errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	c.mux.mu.Lock()
+	busy := !c.backlog.done() || !c.out.empty()
+	c.mux.mu.Unlock()
+	if busy || in.busy { // since when it is not, nobody knows
+		in.quiet = time.Now()
+	}
+	in.busy = busy
+	until := in.quiet.Add(c.mux.cfg.IdleTimeout)
+	return time.Now().Before(until) && c.setReadDeadline(until) == nil
 }
 
 // blame says what an error of reading means.
@@ -132,6 +176,8 @@ func (in *reader) blame(err error) error {
 	switch {
 	case late && in.conn.stop.Load() != stopNot:
 		return errStopped
+	case late && have == 0 && in.timed == timedIdle:
+		return ErrIdle
 	case late && have > 0:
 		return &StallError{have, in.conn.mux.cfg.AssemblyTimeout}
 	case err == io.EOF && have > 0:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,13 @@ import (
 // sendLimit is how many bytes may wait to be written to a peer before what is
 // no answer waits, and its messages do.
 const sendLimit = 256 << 10
+
+// An answer waits for others for gatherLimit. When it was longer, that many of
+// those that come next do not wait.
+const (
+	gatherLimit = 200 * time.Microsecond
+	gatherPause = 63
+)
 
 // sendQueue is what is to be written to a connection. Nobody who sends ever
 // waits for the transport: a goroutine of the connection's own writes, from its
@@ -38,6 +46,7 @@ type sendQueue struct {
 		batch  []chunk
 		slices net.Buffers
 		unsent net.Buffers // what WriteBuffers takes from slices
+		hurry  int         // so many answers wait for no other
 	}
 }
 
@@ -63,6 +72,12 @@ func (q *sendQueue) empty() bool { return q.bytes.Load() == 0 }
 // send queues a message. An answer does not wait for room: there are no more of
 // them than messages that endpoints have.
 func (q *sendQueue) send(b []byte, answer bool) error {
+	if f := q.conn.screen.filter.Load(); f != nil && len(b) > 0 {
+		var err error
+		if b, err = q.conn.screen.pass(q.conn, *f, b); err != nil || len(b) == 0 {
+			return err
+		}
+	}
 	q.mu.Lock()
 	for !answer && q.err == nil && q.full() {
 		q.room.Wait()
@@ -112,6 +127,7 @@ func (q *sendQueue) queue(b []byte) {
 func (q *sendQueue) write() {
 	defer close(q.done)
 	for range q.kick {
+		q.gather()
 		for {
 			q.mu.Lock()
 			if len(q.chunks) == 0 {
@@ -126,6 +142,23 @@ func (q *sendQueue) write() {
 			q.writer.batch, q.chunks = q.chunks, q.writer.batch[:0]
 			q.mu.Unlock()
 			q.writeBatch()
+		}
+	}
+}
+
+// gather lets endpoints run that have other messages of the peer, so that their
+// answers go out with the one that woke the writer. Where that takes long, since
+// they have much to do, it is not done again soon.
+func (q *sendQueue) gather() {
+	switch {
+	case q.conn.backlog.inflight.Load() == 0:
+	case q.writer.hurry > 0:
+		q.writer.hurry--
+	default:
+		began := time.Now()
+		runtime.Gosched()
+		if time.Since(began) > gatherLimit {
+			q.writer.hurry = gatherPause
 		}
 	}
 }

@@ -2,10 +2,12 @@ package kcm
 
 import (
 	"context"
+	"errors"
 	"net"
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"time"
 )
 
 // Server answers messages: every connection of its listeners is attached to one
@@ -37,6 +39,7 @@ type Server struct {
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
 	closed    bool
+	done      chan struct{} // closed with it
 }
 
 // start starts the workers when it is called first.
@@ -44,6 +47,7 @@ func (s *Server) start() {
 	s.once.Do(func() {
 		s.mux = New(s.Config)
 		s.listeners = make(map[net.Listener]struct{})
+		s.done = make(chan struct{})
 		for range orDefault(s.Workers, max(16, 4*runtime.GOMAXPROCS(0))) {
 			if e, err := s.mux.Endpoint(); err == nil {
 				s.workers.Go(func() { s.work(e) })
@@ -52,8 +56,9 @@ func (s *Server) start() {
 	})
 }
 
-// Serve serves the connections of l until Accept fails, and returns its error,
-// or net.ErrClosed after Shutdown and Close. It closes l. It may be called for
+// Serve serves the connections of l until Accept fails for good, and returns its
+// error, or net.ErrClosed after Shutdown and Close. When descriptors run out it
+// tries again, at most a second later. It closes l. It may be called for
 // any number of listeners at once. Connections live on when it returns.
 func (s *Server) Serve(l net.Listener) error {
 	s.start()
@@ -65,8 +70,18 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 	s.listeners[l] = struct{}{}
 	s.mu.Unlock()
+	pause := acceptPause
 	for {
 		c, err := l.Accept()
+		if passing(err) {
+			select {
+			case <-time.After(pause):
+			case <-s.done:
+			}
+			pause = min(2*pause, time.Second)
+			continue
+		}
+		pause = acceptPause
 		if err == nil {
 			if _, err = s.mux.Attach(c, s.Framer()); err != nil {
 				c.Close()
@@ -82,6 +97,20 @@ func (s *Server) Serve(l net.Listener) error {
 			return err
 		}
 	}
+}
+
+// acceptPause is how long Serve waits when Accept fails for the first time.
+const acceptPause = 5 * time.Millisecond
+
+// passing reports whether Accept may work again later: out of descriptors, or a
+// client that was gone before it was accepted. Temporary is the only word that
+// listeners of all systems have for it.
+func passing(err error) bool {
+	t, ok := errors.AsType[interface {
+		error
+		Temporary() bool
+	}](err)
+	return ok && t.Temporary() && !errors.Is(err, net.ErrClosed)
 }
 
 // Stats returns the counters of the Mux.
@@ -115,21 +144,34 @@ func (s *Server) stopListening() {
 	s.start()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closed = true
+	if !s.closed {
+		s.closed = true
+		close(s.done)
+	}
 	for l := range s.listeners {
 		l.Close()
 	}
 }
 
-// work is one worker.
+// work is one worker. A handler that ends its goroutine, with runtime.Goexit, ends
+// the connection; the next worker takes the endpoint.
 func (s *Server) work(e *Endpoint) {
 	var scratch []byte
+	var at *Conn // whose message is handled
+	defer func() {
+		if at != nil {
+			at.fail(&PanicError{"handler", errGoexit, debug.Stack()})
+			s.workers.Go(func() { s.work(e) })
+		}
+	}()
 	for {
 		m, err := e.RecvMsg()
 		if err != nil {
 			return
 		}
+		at = m.Conn
 		answer, err := s.handle(scratch[:0], m)
+		at = nil
 		switch {
 		case err != nil:
 			m.Conn.fail(err)
@@ -144,6 +186,8 @@ func (s *Server) work(e *Endpoint) {
 		}
 	}
 }
+
+var errGoexit = errors.New("runtime.Goexit was called")
 
 // handle calls the handler.
 func (s *Server) handle(answer []byte, m Message) (_ []byte, err error) {

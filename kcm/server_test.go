@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,6 +57,8 @@ func handle(answer []byte, m kcm.Message) ([]byte, error) {
 	switch text := string(m.Data[2:]); {
 	case text == "panic":
 		panic("at the command of a message")
+	case text == "exit":
+		runtime.Goexit()
 	case text == "fail":
 		return nil, errGarbage
 	case text == "silence":
@@ -135,6 +140,10 @@ func TestHandlerThatFails(t *testing.T) {
 		"panic": func(err error) bool {
 			var p *kcm.PanicError
 			return errors.As(err, &p) && p.In == "handler" && p.Value == "at the command of a message" && bytes.Contains(p.Stack, []byte("handle"))
+		},
+		"exit": func(err error) bool {
+			var p *kcm.PanicError
+			return errors.As(err, &p) && p.In == "handler" && strings.Contains(err.Error(), "Goexit")
 		},
 	} {
 		serve(t, 1, func(t *testing.T, s *kcm.Server, l *simListener, ended chan error) {
@@ -238,10 +247,78 @@ type failingListener struct{ net.Listener }
 func (failingListener) Accept() (net.Conn, error) { return nil, errGarbage }
 func (failingListener) Close() error              { return nil }
 
+// tiredListener has no descriptors left, for a while.
+type tiredListener struct {
+	*simListener
+	fails atomic.Int64
+}
+
+func (l *tiredListener) Accept() (net.Conn, error) {
+	select {
+	case <-l.closed:
+		return nil, net.ErrClosed
+	default:
+	}
+	if l.fails.Add(-1) >= 0 {
+		return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	}
+	return l.simListener.Accept()
+}
+
+func TestServeOutlastsTheWantOfDescriptors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &tiredListener{simListener: newSimListener()}
+		l.fails.Store(10)
+		s := &kcm.Server{Framer: kcm.DNS, Handler: handle}
+		served := make(chan error)
+		go func() { served <- s.Serve(l) }()
+		c := l.dial()
+		write(t, c, msg("x"))
+		if got := readMsg(t, c); got != "x" {
+			t.Errorf("%q", got)
+		}
+		l.fails.Store(1 << 30) // and now it has none for good
+		l.dial().Close()
+		c.Close()
+		time.Sleep(time.Hour)
+		s.Close()
+		if err := <-served; err != net.ErrClosed {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
 func TestServeReturnsTheErrorOfAccept(t *testing.T) {
 	s := &kcm.Server{Framer: kcm.DNS, Handler: handle}
 	defer s.Close()
 	if err := s.Serve(failingListener{}); err != errGarbage {
 		t.Errorf("%v", err)
 	}
+}
+
+// Answers to messages that came together leave in few writes, though as many
+// workers as there are messages are woken for them.
+func TestAnswersLeaveTogether(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	synctest.Test(t, func(t *testing.T) {
+		const rounds, together = 50, 8
+		s := &kcm.Server{Framer: kcm.DNS, Handler: handle, Workers: together}
+		defer s.Close()
+		l := newSimListener()
+		go s.Serve(l)
+		client, server := newSimPair(1, 1<<20, 1<<20)
+		l.conns <- waitConn{server}
+		defer client.Close()
+		for range rounds {
+			synctest.Wait() // all workers are parked
+			write(t, client, bytes.Repeat(msg("x"), together))
+			for range together {
+				readMsg(t, client)
+			}
+		}
+		synctest.Wait()
+		if n := s.Stats(); n.Sent != rounds*together || n.Writes > n.Sent/2 {
+			t.Errorf("%+v", n)
+		}
+	})
 }

@@ -4,7 +4,7 @@ package kcm
 type Stats struct {
 	Messages uint64 // that were whole and not dropped
 	Bytes    uint64 // in them
-	Dropped  uint64 // messages, by filters
+	Dropped  uint64 // messages, by filters of both directions
 	Reads    uint64 // from transports
 	Pauses   uint64 // of a reader, since too much waited for endpoints
 	Wakeups  uint64 // of an endpoint that waited, each with one message; of a Mux only
@@ -48,7 +48,7 @@ func (c *Conn) Stats() Stats {
 func (c *Conn) counters() Stats {
 	n := c.backlog.received
 	return Stats{
-		Messages: n.messages, Bytes: n.bytes, Dropped: n.dropped, Reads: n.reads, Pauses: n.pauses,
+		Messages: n.messages, Bytes: n.bytes, Dropped: n.dropped + c.screen.dropped.Load(), Reads: n.reads, Pauses: n.pauses,
 		Sent: c.out.count.messages.Load(), SentBytes: c.out.count.bytes.Load(), Writes: c.out.count.writes.Load(),
 	}
 }

@@ -35,6 +35,8 @@ type Receiver struct {
 	empty int32 // data records without data, in a row
 	err   error // sticky
 
+	gate atomic.Pointer[Gate]
+
 	tryRead func(fd uintptr) bool
 	got     int
 	gotErr  syscall.Errno
@@ -227,9 +229,14 @@ func (r *Receiver) open(p []byte, n *int) (ok bool, err error) {
 	default:
 		r.empty = 0
 		r.stats.Bytes.Add(uint64(len(payload)))
+		if gate := r.gate.Load(); gate != nil {
+			if payload, err = gate.pass(payload); err != nil {
+				return false, r.fail(err)
+			}
+		}
 		if dst != nil {
 			*n += len(payload)
-		} else {
+		} else if len(payload) > 0 {
 			r.typ, r.payload = typ, payload
 		}
 	}

@@ -39,6 +39,8 @@ type Sender struct {
 
 	short shortWriter // of tryWrite
 
+	gate atomic.Pointer[Gate]
+
 	ramped   int   // bytes of the ramp already sent
 	last     int64 // time of the last batch, unix nanoseconds
 	deadline atomic.Pointer[time.Time]
@@ -201,18 +203,20 @@ func (s *Sender) Write(v *[][]byte, limit int) (n int, err error) {
 			return n, record.ErrKeyLimit
 		}
 		s.borrow(min(limit-n, payload*count))
+		gate := s.gate.Load()
 		for ; count > 0 && n < limit; count-- {
 			room := min(payload, limit-n)
 			if len(s.out)+s.sealer.SealedLen(room) > cap(s.out) {
 				break
 			}
 			data := s.next(room, v)
-			if s.out, err = s.sealer.Seal(s.out, record.ApplicationData, data); err != nil {
+			if err = s.sealData(gate, data); err != nil {
+				s.release()
 				return n, err
 			}
 			n += len(data)
-			s.sealed(len(data))
 		}
+		s.release()
 		s.note()
 		if err := s.Flush(); err != nil {
 			return n, err
@@ -290,6 +294,13 @@ func (s *Sender) grow(n int) {
 	s.batch, s.out = b, out
 }
 
+// release gives the buffer back when nothing is committed.
+func (s *Sender) release() {
+	if len(s.out) == 0 {
+		s.drop()
+	}
+}
+
 func (s *Sender) drop() {
 	if s.batch != nil {
 		put(s.batch)
@@ -306,6 +317,13 @@ func (s *Sender) Seal(typ record.ContentType, payload []byte) (err error) {
 	if len(payload) > record.MaxPlaintext {
 		return record.ErrTooLarge
 	}
+	if typ == record.ApplicationData {
+		n, err := s.gate.Load().lets(payload)
+		if err != nil || n == 0 && len(payload) > 0 {
+			return err
+		}
+		payload = payload[:n]
+	}
 	n := s.sealer.SealedLen(len(payload))
 	s.growAny(n) // a reader may be the caller: it must not wait for the carrier
 	s.out, err = s.sealer.Seal(s.out, typ, payload)
@@ -316,9 +334,7 @@ func (s *Sender) Seal(typ record.ContentType, payload []byte) (err error) {
 		}
 		s.note()
 	}
-	if len(s.out) == 0 {
-		s.drop()
-	}
+	s.release()
 	return err
 }
 

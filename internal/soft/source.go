@@ -198,8 +198,8 @@ func (s *Source) Drop() {
 // errors are those of Write.
 //
 // Payloads that lie where this sender's records want them are sealed in place.
-// After a plain Read, a change of suite since Plan, or behind something that
-// is still unsent they are copied.
+// After a plain Read, a change of suite since Plan, with a gate, or behind
+// something that is still unsent they are copied.
 func (s *Sender) Commit(src *Source, n int) (sealed int, err error) {
 	defer src.Drop()
 	if s.sealer == nil {
@@ -209,7 +209,8 @@ func (s *Sender) Commit(src *Source, n int) (sealed int, err error) {
 	if flushErr != nil && !errors.Is(flushErr, os.ErrDeadlineExceeded) {
 		return 0, flushErr
 	}
-	inPlace := flushErr == nil && src.prefix == s.sealer.Prefix() && src.stride == s.sealer.SealedLen(src.size)
+	gate := s.gate.Load() // what it drops would leave a hole
+	inPlace := flushErr == nil && gate == nil && src.prefix == s.sealer.Prefix() && src.stride == s.sealer.SealedLen(src.size)
 	if inPlace {
 		s.batch, s.out = src.b, src.b[:0]
 	} else {
@@ -218,14 +219,14 @@ func (s *Sender) Commit(src *Source, n int) (sealed int, err error) {
 	for i := 0; sealed < n && err == nil; i++ {
 		p := src.place(i)
 		p = p[:min(len(p), n-sealed)]
-		if s.out, err = s.sealer.Seal(s.out, record.ApplicationData, p); err == nil {
+		if err = s.sealData(gate, p); err == nil {
 			sealed += len(p)
-			s.sealed(len(p))
 		}
 	}
 	if inPlace {
 		src.b = nil
 	}
+	s.release()
 	s.note()
 	if err != nil {
 		return sealed, err

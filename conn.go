@@ -69,12 +69,7 @@ func Client(ctx context.Context, carrier net.Conn, config *tls.Config, opt Optio
 // Server is Client for the other side. Session tickets follow the keys of
 // config, automatic or set, as if the connection ran on config itself.
 func Server(ctx context.Context, carrier net.Conn, config *tls.Config, opt Options) (*Conn, error) {
-	return server(ctx, carrier, carrier, config, opt)
-}
-
-// server is Server with the handshake on via, a view of carrier.
-func server(ctx context.Context, carrier, via net.Conn, config *tls.Config, opt Options) (*Conn, error) {
-	r, err := handover.Server(ctx, carrier, via, config)
+	r, err := handover.Server(ctx, carrier, carrier, config)
 	return newConn(carrier, r, err, opt, false)
 }
 

@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/aftls/aftls/internal/handover"
 	"github.com/aftls/aftls/internal/soft"
 )
 
@@ -20,6 +23,8 @@ const (
 	patience         = 50 * time.Millisecond // a wait that no handshake is given up for
 	parkedWorkers    = 16                    // goroutines that wait for handshakes
 	shareDivisor     = 8                     // one address may hold 1/8 of the slots when they run out
+	answerTimeout    = time.Second           // for the answer to plaintext, and for the client to take it
+	answerDrain      = 64 << 10              // bytes that such a client may have on the way
 )
 
 var errEvicted = errors.New("aftls: handshake given up for a newer one: it waited longest for its peer")
@@ -45,6 +50,8 @@ type Listener struct {
 	err    error         // then, why
 	once   sync.Once
 	wg     sync.WaitGroup
+
+	plaintext atomic.Pointer[func([5]byte) []byte] // AnswerPlaintext
 
 	mu      sync.Mutex
 	pending map[*attempt]struct{}
@@ -120,6 +127,13 @@ func (l *Listener) AcceptConn() (*Conn, error) {
 		return nil, l.closedError()
 	}
 }
+
+// AnswerPlaintext sets what clients are told that do not speak TLS: answer gets
+// the first five bytes of such a client and returns what is sent to it, as it
+// is, before the carrier is closed; nil sends nothing, as without this method.
+// answer may be called by many goroutines at once. HandshakeError is told of
+// these clients all the same, with a tls.RecordHeaderError.
+func (l *Listener) AnswerPlaintext(answer func(first [5]byte) []byte) { l.plaintext.Store(&answer) }
 
 func (l *Listener) closedError() error {
 	return &net.OpError{Op: "accept", Net: l.Addr().Network(), Addr: l.Addr(), Err: net.ErrClosed}
@@ -301,7 +315,11 @@ func (l *Listener) handshake(a *attempt) {
 	default:
 	}
 	a.Conn.SetDeadline(time.Now().Add(l.timeout))
-	c, err := server(context.Background(), a.Conn, a, l.config, l.opt)
+	r, err := handover.Server(context.Background(), a.Conn, a, l.config)
+	if e, ok := errors.AsType[tls.RecordHeaderError](err); ok && e.Conn != nil {
+		l.answerPlaintext(a, e.RecordHeader)
+	}
+	c, err := newConn(a.Conn, r, err, l.opt, false)
 	if err == nil {
 		err = a.Conn.SetDeadline(time.Time{})
 	}
@@ -321,5 +339,26 @@ func (l *Listener) handshake(a *attempt) {
 	case l.ready <- c:
 	case <-l.done:
 		c.Close()
+	}
+}
+
+// answerPlaintext answers a client that does not speak TLS, and reads what it
+// still sends: closing with something unread would reset the connection, and
+// the answer with it.
+func (l *Listener) answerPlaintext(a *attempt, first [5]byte) {
+	f := l.plaintext.Load()
+	if f == nil {
+		return
+	}
+	answer := (*f)(first)
+	if len(answer) == 0 {
+		return
+	}
+	a.Conn.SetDeadline(time.Now().Add(answerTimeout))
+	if _, err := a.Conn.Write(answer); err != nil {
+		return
+	}
+	if half, ok := a.Conn.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+		io.CopyN(io.Discard, a, answerDrain)
 	}
 }

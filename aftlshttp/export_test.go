@@ -1,0 +1,4 @@
+package aftlshttp
+
+// Native is native, for tests.
+const Native = native

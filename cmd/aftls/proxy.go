@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/aftls/aftls"
+	"github.com/aftls/aftls/record"
+	"github.com/pires/go-proxyproto"
+	"github.com/pires/go-proxyproto/tlvparse"
+	"github.com/spf13/cobra"
+)
+
+// backendTimeout is how long the backend may take to accept a connection.
+const backendTimeout = 10 * time.Second
+
+type proxyFlags struct {
+	listen, to string
+	alpn       []string
+	header     bool
+	serverFlags
+}
+
+func proxyCommand() *cobra.Command {
+	var f proxyFlags
+	c := &cobra.Command{
+		Use:   "proxy --to ADDR",
+		Short: "take TLS from clients and pass on plaintext to a backend",
+		Long: `Accepts TLS connections and connects each to a backend in plaintext, over TCP or
+a Unix socket. Both directions end on their own: the client's close_notify
+becomes the end of the stream to the backend, and the other way round. A stream
+that was cut off is cut off on the other side too, never ended cleanly: the
+backend sees a reset, and the client a fatal alert.
+
+With --proxy-protocol the backend is first told who the client is, and what it
+agreed on: version 2 of the PROXY protocol, with the TLS version, the suite, the
+name that the client asked for, and ALPN. When ready, one line goes to stdout:
+"listening ADDR". The log, one line for each connection, goes to stderr.
+
+Without --cert a development certificate is made, as by 'aftls serve'. SIGINT or
+SIGTERM ends it after the connections under way, in 30 seconds at most, a second
+one at once. SIGHUP reads the certificate again.`,
+		Example: "  aftls proxy --listen :443 --cert c.pem --key k.pem --to 127.0.0.1:8080\n  aftls proxy --listen :443 --cert c.pem --key k.pem --to unix:/run/app.sock --proxy-protocol",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return runProxy(c.Context(), c.OutOrStdout(), c.ErrOrStderr(), f)
+		},
+	}
+	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:8443", "address to listen on, or unix:PATH; port 0 takes a free one")
+	c.Flags().StringVar(&f.to, "to", "", "address of the backend, or unix:PATH")
+	c.MarkFlagRequired("to")
+	c.Flags().StringSliceVar(&f.alpn, "alpn", nil, "application protocols that the backend speaks, best first")
+	c.Flags().BoolVar(&f.header, "proxy-protocol", false, "tell the backend of the client by the PROXY protocol, version 2")
+	f.serverFlags.add(c)
+	return c
+}
+
+func runProxy(ctx context.Context, stdout, stderr io.Writer, f proxyFlags) error {
+	handler, err := logHandler(f.logFormat, stderr)
+	if err != nil {
+		return err
+	}
+	logger := slog.New(handler)
+	p := &proxy{header: f.header}
+	if p.network, p.addr = networkOf(f.to); p.network == "tcp" {
+		if _, _, err := net.SplitHostPort(p.addr); err != nil {
+			return hint(fmt.Errorf("--to: %w", err), "name the port too, as in localhost:8080, or a socket as in unix:/run/app.sock")
+		}
+	}
+	certs, err := newCertificates(f.cert, f.key, stderr)
+	if err != nil {
+		return err
+	}
+	config := &tls.Config{GetCertificate: certs.get, MinVersion: uint16(f.minVersion), NextProtos: f.alpn}
+	s, err := listenStreams(f.listen, config, f.provider, logger)
+	if err != nil {
+		return err
+	}
+	s.handle = func(c *aftls.Conn) {
+		since := time.Now()
+		sent, received, err := p.relay(c)
+		ended(logger, c, since, err, "bytes_sent", sent, "bytes_received", received)
+	}
+	return s.serve(ctx, stdout, certs, logger)
+}
+
+// proxy connects TLS clients to a backend.
+type proxy struct {
+	network, addr string
+	header        bool
+}
+
+// backend is a TCP or Unix connection to the backend.
+type backend interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// relay moves bytes between c and a new connection to the backend, until both
+// directions have ended. sent and received are the client's.
+func (p *proxy) relay(c *aftls.Conn) (sent, received int64, err error) {
+	defer c.Close()
+	b, err := p.dial(c)
+	if err != nil {
+		refuse(c)
+		return 0, 0, fmt.Errorf("backend: %w", err)
+	}
+	defer b.Close()
+	up := make(chan error, 1)
+	go func() {
+		to := &target{Conn: b}
+		var err error
+		received, err = c.WriteTo(to)
+		switch {
+		case err == nil:
+			b.CloseWrite() // if that fails, reading from it fails too
+		case to.err != nil: // the backend takes no more, and may still answer
+			err = fmt.Errorf("backend: %w", to.err)
+		default:
+			reset(b)
+		}
+		up <- err
+	}()
+	sent, down := c.ReadFrom(b)
+	if down == nil {
+		down = c.CloseWrite()
+	}
+	if down != nil {
+		if e, ok := errors.AsType[*net.OpError](down); !ok || e.Op != "write" && e.Op != "close" { // not c's
+			refuse(c)
+			down = fmt.Errorf("backend: %w", down)
+		}
+		reset(b)
+		c.Close() // which wakes the other direction
+	}
+	// What failed first made the other direction fail.
+	if err = <-up; err == nil || errors.Is(err, net.ErrClosed) {
+		err = down
+	}
+	return sent, received, err
+}
+
+// target is where a client's bytes go. Its error is not one of the client's.
+type target struct {
+	net.Conn
+	err error
+}
+
+func (t *target) Write(p []byte) (n int, err error) {
+	n, t.err = t.Conn.Write(p)
+	return n, t.err
+}
+
+// refuse ends a connection whose backend failed: nobody must take what came so
+// far for all.
+func refuse(c *aftls.Conn) {
+	c.SetWriteDeadline(time.Now().Add(time.Second))
+	if c.WriteRecord(record.AlertRecord, []byte{record.LevelFatal, byte(record.InternalError)}) != nil {
+		c.NetConn().Close()
+	}
+}
+
+// reset closes a connection in a way that is no clean end.
+func reset(c net.Conn) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	c.Close()
+}
+
+func (p *proxy) dial(c *aftls.Conn) (backend, error) {
+	nc, err := net.DialTimeout(p.network, p.addr, backendTimeout)
+	if err != nil {
+		return nil, err
+	}
+	if p.header {
+		h, err := proxyHeader(c)
+		if err == nil {
+			_, err = nc.Write(h)
+		}
+		if err != nil {
+			nc.Close()
+			return nil, err
+		}
+	}
+	return nc.(backend), nil
+}
+
+// proxyHeader is what the backend is told of c first (PROXY protocol, 2.2).
+func proxyHeader(c *aftls.Conn) ([]byte, error) {
+	cs := c.ConnectionState()
+	ssl := tlvparse.PP2SSL{
+		Client: tlvparse.PP2_BITFIELD_CLIENT_SSL,
+		Verify: 1, // no certificate is asked for
+		TLV: []proxyproto.TLV{
+			{Type: proxyproto.PP2_SUBTYPE_SSL_VERSION, Value: []byte(tls.VersionName(cs.Version))},
+			{Type: proxyproto.PP2_SUBTYPE_SSL_CIPHER, Value: []byte(tls.CipherSuiteName(cs.CipherSuite))},
+		},
+	}
+	tlv, err := ssl.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	tlvs := []proxyproto.TLV{tlv}
+	if cs.NegotiatedProtocol != "" {
+		tlvs = append(tlvs, proxyproto.TLV{Type: proxyproto.PP2_TYPE_ALPN, Value: []byte(cs.NegotiatedProtocol)})
+	}
+	if cs.ServerName != "" {
+		tlvs = append(tlvs, proxyproto.TLV{Type: proxyproto.PP2_TYPE_AUTHORITY, Value: []byte(cs.ServerName)})
+	}
+	h := proxyproto.HeaderProxyFromAddrs(2, c.RemoteAddr(), c.LocalAddr())
+	if err := h.SetTLVs(tlvs); err != nil {
+		return nil, err
+	}
+	return h.Format()
+}

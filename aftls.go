@@ -85,6 +85,7 @@ type Options struct {
 type Info struct {
 	Send, Receive DirectionInfo
 	Resumed       bool // the handshake continued an earlier session
+	Tapped        bool // a tap captures the application data
 }
 
 // DirectionInfo is the state of one direction. Records, Bytes and Rekeys count
@@ -100,13 +101,22 @@ type DirectionInfo struct {
 	Records  uint64
 	Bytes    uint64
 	Rekeys   uint64
+	Filtered bool // a filter decides about every record
 }
 
 // SuiteName is the name of the cipher suite.
-func (i DirectionInfo) SuiteName() string { return tls.CipherSuiteName(i.Suite) }
+func (i DirectionInfo) SuiteName() string { return suiteName(i.Suite) }
 
 // VersionName is the name of the protocol version.
-func (i DirectionInfo) VersionName() string { return tls.VersionName(i.Version) }
+func (i DirectionInfo) VersionName() string {
+	switch i.Version {
+	case record.DTLS12:
+		return "DTLS 1.2"
+	case record.DTLS13:
+		return "DTLS 1.3"
+	}
+	return tls.VersionName(i.Version)
+}
 
 // Keys are the keys of one direction.
 type Keys = record.Keys

@@ -53,6 +53,14 @@ var (
 	// whose record layer stayed with crypto/tls. The error says why it did.
 	ErrPassthrough = errors.New("aftls: crypto/tls keeps the record layer of this connection")
 
+	// ErrIdle ends a datagram association of a listener from which nothing
+	// authentic came for its IdleTimeout.
+	ErrIdle = errors.New("aftls: nothing came from the peer for so long that the association was given up")
+
+	// ErrReplaced ends a datagram association whose peer finished another
+	// handshake from the same address, as after a restart.
+	ErrReplaced = errors.New("aftls: the peer began another association from the same address")
+
 	// ErrNoExporter is returned by ExportKeyingMaterial after Resume in
 	// another process.
 	ErrNoExporter = errors.New("aftls: keying material can only be exported where the handshake was")
@@ -97,6 +105,20 @@ type CarrierError struct{ Err error }
 
 func (e *CarrierError) Error() string { return "aftls: carrier: " + e.Err.Error() }
 func (e *CarrierError) Unwrap() error { return e.Err }
+
+// DatagramTooLargeError is returned for a message that does not fit into one
+// datagram. Nothing of it was sent, and the connection goes on.
+type DatagramTooLargeError struct {
+	Size  int // bytes of the message
+	Limit int // the largest message that fits on this path, as far as the system knows; 0: unknown
+}
+
+func (e *DatagramTooLargeError) Error() string {
+	if e.Limit == 0 {
+		return fmt.Sprintf("aftls: a message of %d bytes does not fit into one datagram on this path: send smaller ones", e.Size)
+	}
+	return fmt.Sprintf("aftls: a message of %d bytes does not fit into one datagram on this path: send at most %d", e.Size, e.Limit)
+}
 
 // opError dresses every error but io.EOF. net/http tells the ends of
 // connections from broken requests by this type.

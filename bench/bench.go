@@ -1,8 +1,8 @@
 // Package bench measures aftls side by side with what people would use
 // instead: what a gigabyte, a message, a handshake, an idle connection cost.
 //
-// Every figure but memory and the wait for a first byte is CPU time, user and
-// system, of the server's process: unlike wall-clock time it means something on
+// Every figure but memory, the wait for a first byte and how long messages wait
+// is CPU time, user and system, of the server's process: unlike wall-clock time it means something on
 // a shared machine. Each peer's server is a process of its own on one CPU (on
 // both for the first byte), and the client, which is the caller of [Run], sits
 // on another. For one repetition a row measures every
@@ -17,6 +17,8 @@
 //	peers.go, server.go   the server's process
 //	link.go               the client's connections
 //	row_*.go              one file for each row
+//	row_messages*.go      the row about package kcm, with its own servers and client
+//	row_datagrams*.go     the row about DTLS, with its own servers and client
 //	descriptors_*.go      the rows about 'aftls run' and 'aftls handd', and their program
 //	stats.go, report.go, table.go
 package bench
@@ -65,7 +67,7 @@ type row struct {
 }
 
 func rows() []row {
-	return append([]row{
+	return slices.Concat([]row{
 		{"files", (*runner).files},
 		{"send", (*runner).send},
 		{"receive", (*runner).receive},
@@ -73,7 +75,10 @@ func rows() []row {
 		{"idle", (*runner).idle},
 		{"handshakes", (*runner).handshakes},
 		{rowFirstByte, (*runner).firstByte},
-	}, descriptorRows()...)
+		{rowH2, (*runner).h2},
+		{rowGRPC, (*runner).grpc},
+		{rowProxy, (*runner).proxy},
+	}, descriptorRows(), messageRows(), datagramRows())
 }
 
 // Rows are the names of all rows.
@@ -84,6 +89,12 @@ func Rows() []string {
 	}
 	return names
 }
+
+// rowMessages is the row about package kcm. Names of rows of servers begin so.
+const (
+	rowMessages = "messages"
+	bothCPUs    = " on both CPUs"
+)
 
 // errMissing is why a row cannot be measured on this machine: a note in the
 // report, not a failure.
@@ -193,6 +204,7 @@ type scale struct {
 	fileBytes    int64 // per repetition and peer, over all connections
 	sendBytes    int64
 	receiveBytes int64
+	proxyBytes   int64 // of the proxy, h2 and grpc rows, each way
 	echoMessages int
 	idleConns    int
 	handshakes   int // of one half of a pair
@@ -207,6 +219,7 @@ var (
 		fileBytes:    1 << 30,
 		sendBytes:    1 << 30,
 		receiveBytes: 192 << 20,
+		proxyBytes:   256 << 20,
 		echoMessages: 20_000,
 		idleConns:    5000,
 		handshakes:   120,
@@ -218,6 +231,7 @@ var (
 		fileBytes:    32 << 20,
 		sendBytes:    32 << 20,
 		receiveBytes: 8 << 20,
+		proxyBytes:   8 << 20,
 		echoMessages: 320,
 		idleConns:    64,
 		handshakes:   8,
@@ -342,10 +356,14 @@ func (r *runner) profile(p pace, begin bool) error {
 	if r.cfg.Profile == "" {
 		return nil
 	}
+	names := p.peers
+	if names == nil {
+		names = peerNames()
+	}
 	for i, s := range p.servers {
 		command := "profile"
 		if begin {
-			path, err := profilePath(r.cfg.Profile, p.name, peers[i].name, "cpu")
+			path, err := profilePath(r.cfg.Profile, p.name, names[i], "cpu")
 			if err != nil {
 				return err
 			}

@@ -154,24 +154,30 @@ type keyLog struct{ text strings.Builder }
 
 func (k *keyLog) Write(p []byte) (int, error) { return k.text.Write(p) }
 
-// sealer seals what the client of l would send next. l must not have written.
-func (l *link) sealer() (*record.Sealer, error) {
-	for line := range strings.Lines(l.keys.text.String()) {
+// secret finds the keys of the first application data of a side, CLIENT or
+// SERVER.
+func (k *keyLog) secret(side string, suite uint16) (record.Keys, error) {
+	for line := range strings.Lines(k.text.String()) {
 		f := strings.Fields(line)
-		if len(f) != 3 || f[0] != "CLIENT_TRAFFIC_SECRET_0" {
+		if len(f) != 3 || f[0] != side+"_TRAFFIC_SECRET_0" {
 			continue
 		}
 		secret, err := hex.DecodeString(f[2])
 		if err != nil {
-			return nil, err
+			return record.Keys{}, err
 		}
-		keys, err := record.TrafficKeys(l.ConnectionState().CipherSuite, secret)
-		if err != nil {
-			return nil, err
-		}
-		return record.NewSealer(keys)
+		return record.TrafficKeys(suite, secret)
 	}
-	return nil, fmt.Errorf("crypto/tls logged no traffic secret of the client")
+	return record.Keys{}, fmt.Errorf("crypto/tls logged no traffic secret of the %s", strings.ToLower(side))
+}
+
+// sealer seals what the client of l would send next. l must not have written.
+func (l *link) sealer() (*record.Sealer, error) {
+	keys, err := l.keys.secret("CLIENT", l.ConnectionState().CipherSuite)
+	if err != nil {
+		return nil, err
+	}
+	return record.NewSealer(keys)
 }
 
 // drain reads ciphertext until the server closes the carrier.

@@ -70,7 +70,7 @@ func (r *runner) start(row string, p peer) (*process, error) {
 	argv = append(argv, "--peer", p.name, "--row", row, "--cert", r.cert.file, "--key", r.cert.keyFile, "--dir", r.www())
 	if r.cfg.Placement.Taskset != "" {
 		cpus := strconv.Itoa(r.cfg.Placement.Server)
-		if row == rowFirstByte {
+		if row == rowFirstByte || row == rowMessages+bothCPUs {
 			cpus += "," + strconv.Itoa(r.cfg.Placement.Client)
 		}
 		argv = append([]string{r.cfg.Placement.Taskset, "-c", cpus}, argv...)

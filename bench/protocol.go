@@ -14,7 +14,7 @@ import (
 // and then answers each command with one line, "ok" and values, or "error" and
 // a text:
 //
-//	report            ok user=NS sys=NS bytes=N messages=N handshakes=N reading=N closed=N
+//	report            ok user=NS sys=NS bytes=N messages=N handshakes=N reading=N closed=N, and more in some rows
 //	wait COUNTER N    ok, as soon as a counter of connections has come to N
 //	gc                ok, after a collection that gave back all free memory
 //	profile PATH      ok, and CPU is profiled until "profile" without a path

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
@@ -42,6 +43,12 @@ type ServerConfig struct {
 // 127.0.0.1, serves one row, and answers the commands of in on out until in
 // ends. Then nothing is left to be closed but the process.
 func Serve(cfg ServerConfig, in io.Reader, out io.Writer) error {
+	if strings.HasPrefix(cfg.Row, rowMessages) {
+		return serveMessages(cfg, in, out)
+	}
+	if cfg.Row == rowDatagrams {
+		return serveDatagrams(cfg, in, out)
+	}
 	p, err := findPeer(cfg.Peer)
 	if err != nil {
 		return err
@@ -56,13 +63,25 @@ func Serve(cfg ServerConfig, in io.Reader, out io.Writer) error {
 	}
 	s := newServer()
 	config := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS13}
+	if cfg.Row == rowGRPC {
+		go func() { s.fail(serveGRPC(p.name, inner, config)) }()
+		return s.talk(inner.Addr(), runtime.GOMAXPROCS(0), in, out)
+	}
+	if cfg.Row == rowH2 {
+		config.NextProtos = []string{"h2"}
+	}
 	ln := p.listen(inner, config, s.fail)
 	if err := s.start(cfg, ln); err != nil {
 		ln.Close()
 		return err
 	}
+	return s.talk(inner.Addr(), runtime.GOMAXPROCS(0), in, out)
+}
+
+// talk says that the server listens, and answers commands.
+func (s *server) talk(addr net.Addr, procs int, in io.Reader, out io.Writer) error {
 	defer s.endProfile()
-	hello := answer{"addr": inner.Addr().String(), "procs": strconv.Itoa(runtime.GOMAXPROCS(0))}
+	hello := answer{"addr": addr.String(), "procs": strconv.Itoa(procs)}
 	if _, err := fmt.Fprintln(out, hello.line("addr", "procs")); err != nil {
 		return err
 	}
@@ -89,6 +108,8 @@ type server struct {
 	failed error            // of the first connection that failed
 
 	profile *os.File
+
+	counts func() map[string]int64 // more of a report
 }
 
 func newServer() *server {
@@ -129,6 +150,15 @@ func (s *server) start(cfg ServerConfig, ln net.Listener) error {
 		}
 		go func() { s.fail(srv.Serve(ln)) }()
 		return nil
+	case rowH2:
+		go func() { s.fail(serveH2(ln)) }()
+		return nil
+	case rowProxy:
+		to, err := os.ReadFile(filepath.Join(cfg.Dir, backendFile))
+		if err != nil {
+			return err
+		}
+		serve = relay(string(to))
 	case "send":
 		serve = s.send
 	case "receive":
@@ -312,12 +342,19 @@ func (s *server) report() (string, error) {
 		"user": strconv.FormatInt(int64(user), 10), "sys": strconv.FormatInt(int64(sys), 10),
 		"bytes": strconv.FormatInt(s.bytes.Load(), 10), "messages": strconv.FormatInt(s.messages.Load(), 10),
 	}
+	order := []string{"user", "sys", "bytes", "messages", "handshakes", "reading", "closed"}
+	if s.counts != nil {
+		for k, v := range s.counts() {
+			a[k] = strconv.FormatInt(v, 10)
+			order = append(order, k)
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for k, v := range s.conns {
 		a[k] = strconv.FormatInt(v, 10)
 	}
-	return a.line("user", "sys", "bytes", "messages", "handshakes", "reading", "closed"), nil
+	return a.line(order...), nil
 }
 
 // wait returns when a counter has come to n, or a connection failed.

@@ -65,11 +65,11 @@ func entries(t *testing.T, dir string) (names []string) {
 	return names
 }
 
-// Every row runs and gives samples of every peer. Those about programs have a test
-// of their own.
+// Every row runs and gives samples of every peer. Those about programs, messages
+// and datagrams have tests of their own.
 func TestRunQuick(t *testing.T) {
 	cfg := smokeConfig(t)
-	cfg.Rows = Rows()[:len(Rows())-len(descriptorRows())]
+	cfg.Rows = Rows()[:len(Rows())-len(descriptorRows())-len(messageRows())-len(datagramRows())]
 	cfg.Profile = filepath.Join(t.TempDir(), "profiles")
 	rep, err := Run(t.Context(), cfg)
 	if err != nil {
@@ -80,6 +80,9 @@ func TestRunQuick(t *testing.T) {
 		"echo 1000 B x 16": quick.reps, "idle x 64": quick.idleReps, "idle x 64, after GC": quick.idleReps,
 		"handshakes full": quick.pairs, "handshakes resumed": quick.pairs,
 		"first byte": quick.firstByteReps,
+		"proxy down": quick.reps, "proxy upload": quick.receiveReps, "proxy 1000 B x 16": quick.reps,
+		"h2 down": quick.reps, "h2 upload": quick.reps, "h2 1000 B x 16": quick.reps,
+		"grpc down": quick.reps, "grpc upload": quick.reps, "grpc 1000 B x 16": quick.reps,
 	}
 	for _, res := range rep.Results {
 		reps, ok := figures[res.Name]

@@ -20,6 +20,7 @@ type connectFlags struct {
 	insecure       bool
 	alpn           []string
 	minVersion     version
+	datagram       datagramFlags
 }
 
 func connectCommand() *cobra.Command {
@@ -31,10 +32,17 @@ func connectCommand() *cobra.Command {
 it sends close_notify and goes on reading. What was agreed on goes to stderr.
 
 The exit code is 0 only when the server ended the stream with close_notify:
-then nothing was cut off.`,
+then nothing was cut off.
+
+With --dtls it sends every read of stdin, of up to 1200 bytes, as one datagram of
+DTLS 1.2, and writes what each datagram brings. Datagrams may be lost on the way;
+the exit code is 0 when nothing failed here.`,
 		Example: "  printf 'GET / HTTP/1.0\\r\\n\\r\\n' | aftls connect --ca ~/.local/state/aftls/cert.pem localhost:8443",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := f.datagram.check(c); err != nil {
+				return err
+			}
 			return connect(c.Context(), c.InOrStdin(), c.OutOrStdout(), c.ErrOrStderr(), args[0], f)
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -45,6 +53,7 @@ then nothing was cut off.`,
 	c.Flags().StringVar(&f.serverName, "servername", "", "name to ask for and to verify (default: HOST)")
 	c.Flags().StringSliceVar(&f.alpn, "alpn", nil, "application protocols to offer, best first")
 	addVersion(c, &f.minVersion)
+	f.datagram.add(c, true)
 	return c
 }
 
@@ -67,6 +76,9 @@ func connect(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, add
 		if !config.RootCAs.AppendCertsFromPEM(pem) {
 			return hint(fmt.Errorf("no certificate in %s", f.ca), "--ca takes a PEM file")
 		}
+	}
+	if f.datagram.dtls {
+		return connectDatagram(ctx, stdin, stdout, stderr, addr, config, f.datagram)
 	}
 	d := &aftls.Dialer{Config: config}
 	nc, err := d.DialContext(ctx, "tcp", addr)

@@ -59,3 +59,21 @@ func (p *provider) Set(s string) error {
 }
 
 func (p *provider) Type() string { return "provider" }
+
+// serverFlags are those of every command that accepts TLS connections.
+type serverFlags struct {
+	cert, key, logFormat string
+	provider             provider
+	minVersion           version
+}
+
+func (f *serverFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.cert, "cert", "", "certificate chain, PEM (default: a development certificate)")
+	c.Flags().StringVar(&f.key, "key", "", "private key, PEM")
+	c.MarkFlagsRequiredTogether("cert", "key")
+	c.Flags().Var(&f.provider, "provider", "who does the record work: auto or soft")
+	c.RegisterFlagCompletionFunc("provider", cobra.FixedCompletions([]string{"auto", "soft"}, cobra.ShellCompDirectiveNoFileComp))
+	addVersion(c, &f.minVersion)
+	c.Flags().StringVar(&f.logFormat, "log", "text", "log of connections: text or json")
+	c.RegisterFlagCompletionFunc("log", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
+}

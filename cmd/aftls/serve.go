@@ -17,16 +17,17 @@ import (
 	"time"
 
 	"github.com/aftls/aftls"
+	"github.com/aftls/aftls/aftlshttp"
 	"github.com/spf13/cobra"
 )
 
-// drainTimeout is how long requests under way may take after the first signal.
+// drainTimeout is how long what is under way may take after the first signal.
 const drainTimeout = 30 * time.Second
 
 type serveFlags struct {
-	listen, cert, key, logFormat string
-	provider                     provider
-	minVersion                   version
+	listen string
+	serverFlags
+	tap tapFlags
 }
 
 func serveCommand() *cobra.Command {
@@ -34,15 +35,20 @@ func serveCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve [DIR]",
 		Short: "serve the files of a folder over HTTPS",
-		Long: `Serves the files below DIR (default: the present folder) over HTTPS, HTTP/1.1,
-with ranges and directory pages. Nothing outside DIR is served, links included.
+		Long: `Serves the files below DIR (default: the present folder) over HTTPS, HTTP/2 and
+HTTP/1.1, with ranges and directory pages. Nothing outside DIR is served, links
+included.
 
 Without --cert a development certificate for localhost, 127.0.0.1 and ::1 is
 made once and kept in your state folder. When ready, one line goes to stdout:
 "listening https://ADDR". The log of connections goes to stderr.
 
 SIGINT or SIGTERM ends it after the requests under way, a second one at once.
-SIGHUP reads the certificate again.`,
+SIGHUP reads the certificate again.
+
+--tap and --tap-socket make the plaintext of all connections readable for whoever
+can read the file or open the socket, which are made with mode 0600. They are off
+by default, and the log says when they are on.`,
 		Example: "  aftls serve ./public\n  curl --cacert ~/.local/state/aftls/cert.pem https://localhost:8443/",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -57,26 +63,15 @@ SIGHUP reads the certificate again.`,
 		},
 	}
 	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:8443", "address to listen on; port 0 takes a free one")
-	c.Flags().StringVar(&f.cert, "cert", "", "certificate chain, PEM (default: a development certificate)")
-	c.Flags().StringVar(&f.key, "key", "", "private key, PEM")
-	c.MarkFlagsRequiredTogether("cert", "key")
-	c.Flags().Var(&f.provider, "provider", "who does the record work: auto or soft")
-	c.RegisterFlagCompletionFunc("provider", cobra.FixedCompletions([]string{"auto", "soft"}, cobra.ShellCompDirectiveNoFileComp))
-	addVersion(c, &f.minVersion)
-	c.Flags().StringVar(&f.logFormat, "log", "text", "log of connections: text or json")
-	c.RegisterFlagCompletionFunc("log", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	f.serverFlags.add(c)
+	f.tap.add(c)
 	return c
 }
 
 func serve(ctx context.Context, stdout, stderr io.Writer, dir string, f serveFlags) error {
-	var handler slog.Handler
-	switch f.logFormat {
-	case "text":
-		handler = slog.NewTextHandler(stderr, nil)
-	case "json":
-		handler = slog.NewJSONHandler(stderr, nil)
-	default:
-		return hint(fmt.Errorf("no log format %q", f.logFormat), "use --log text or --log json")
+	handler, err := logHandler(f.logFormat, stderr)
+	if err != nil {
+		return err
 	}
 	logger := slog.New(handler)
 
@@ -92,7 +87,7 @@ func serve(ctx context.Context, stdout, stderr io.Writer, dir string, f serveFla
 	config := &tls.Config{
 		GetCertificate: certs.get,
 		MinVersion:     uint16(f.minVersion),
-		NextProtos:     []string{"http/1.1"},
+		NextProtos:     []string{"h2", "http/1.1"},
 	}
 	opt := aftls.Options{
 		Provider: aftls.Provider(f.provider),
@@ -100,10 +95,12 @@ func serve(ctx context.Context, stdout, stderr io.Writer, dir string, f serveFla
 			logger.Warn("handshake failed", "peer", peer.String(), "err", err.Error())
 		},
 	}
-	ln, err := aftls.Listen("tcp", f.listen, config, opt)
+	taps := newTaps(logger)
+	ln, endTaps, err := f.tap.listen(f.listen, config, opt, taps)
 	if err != nil {
-		return hint(err, "choose another address with --listen; 127.0.0.1:0 takes a free port")
+		return err
 	}
+	defer endTaps()
 	if f.cert == "" {
 		fmt.Fprintf(stderr, "try: curl --cacert %s https://%s/\n", certs.certFile, ln.Addr())
 	}
@@ -112,24 +109,41 @@ func serve(ctx context.Context, stdout, stderr io.Writer, dir string, f serveFla
 		ReadHeaderTimeout: 20 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(handler, slog.LevelWarn),
-		ConnState:         func(c net.Conn, s http.ConnState) { logClosed(logger, c, s) },
+		ConnState:         func(c net.Conn, s http.ConnState) { taps.state(c, s); logClosed(logger, c, s) },
 	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer signal.Stop(signals)
 	fmt.Fprintf(stdout, "listening https://%s\n", ln.Addr())
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
+	go func() { served <- aftlshttp.Serve(srv, ln) }()
 	return supervise(ctx, srv, served, signals, certs, logger)
 }
 
+// logHandler writes a log of the given format.
+func logHandler(format string, stderr io.Writer) (slog.Handler, error) {
+	switch format {
+	case "text":
+		return slog.NewTextHandler(stderr, nil), nil
+	case "json":
+		return slog.NewJSONHandler(stderr, nil), nil
+	}
+	return nil, hint(fmt.Errorf("no log format %q", format), "use --log text or --log json")
+}
+
+// server is what signals end: at once, or when what is under way has ended.
+type server interface {
+	Shutdown(context.Context) error
+	Close() error
+}
+
 // supervise waits for the end of the server and does what signals ask for.
-func supervise(ctx context.Context, srv *http.Server, served <-chan error, signals <-chan os.Signal, certs *certificates, logger *slog.Logger) error {
+func supervise(ctx context.Context, srv server, served <-chan error, signals <-chan os.Signal, certs *certificates, logger *slog.Logger) error {
 	var drained chan error
 	for {
 		select {
 		case err := <-served:
-			if !errors.Is(err, http.ErrServerClosed) {
+			if !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 				return err
 			}
 			served = nil // Shutdown is under way
@@ -147,7 +161,7 @@ func supervise(ctx context.Context, srv *http.Server, served <-chan error, signa
 				}
 			case drained != nil:
 				srv.Close()
-				return hint(errors.New("ended at once by a second signal"), "requests under way were cut off")
+				return hint(errors.New("ended at once by a second signal"), "what was under way was cut off")
 			default:
 				logger.Info("draining", "signal", sig.String())
 				drained = make(chan error, 1)
@@ -157,12 +171,12 @@ func supervise(ctx context.Context, srv *http.Server, served <-chan error, signa
 	}
 }
 
-func drain(srv *http.Server) error {
+func drain(srv server) error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
 	if err := srv.Shutdown(ctx); err != nil {
 		srv.Close()
-		return hint(fmt.Errorf("requests were still under way after %v", drainTimeout), "their clients saw truncated answers")
+		return hint(fmt.Errorf("connections were still in use after %v", drainTimeout), "their clients saw truncated streams")
 	}
 	return nil
 }
@@ -177,7 +191,7 @@ func logClosed(logger *slog.Logger, nc net.Conn, state http.ConnState) {
 	logger.Info("connection",
 		"peer", c.RemoteAddr().String(), "version", i.Send.VersionName(), "suite", i.Send.SuiteName(),
 		"resumed", i.Resumed, "send", i.Send.Provider.String(), "receive", i.Receive.Provider.String(),
-		"bytes_sent", i.Send.Bytes, "bytes_received", i.Receive.Bytes)
+		"bytes_sent", i.Send.Bytes, "bytes_received", i.Receive.Bytes, "tapped", i.Tapped)
 }
 
 // folder is a http.FileSystem that never leaves its root, and opens *os.File

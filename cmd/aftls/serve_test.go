@@ -104,6 +104,36 @@ func TestServeFiles(t *testing.T) {
 	}
 }
 
+// The same files over HTTP/2, for which ALPN asks, and a drain that waits for them.
+func TestServeHTTP2(t *testing.T) {
+	dir := t.TempDir()
+	big := make([]byte, 8<<20+5)
+	rand.Read(big)
+	write(t, filepath.Join(dir, "big"), big)
+	p, addr := startServe(t, dir)
+	tr := &http.Transport{TLSClientConfig: trust(t), ForceAttemptHTTP2: true}
+	t.Cleanup(tr.CloseIdleConnections)
+	c := &http.Client{Transport: tr, Timeout: 30 * time.Second}
+	resp, err := c.Get("https://" + addr + "/big")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.ProtoMajor != 2 {
+		t.Errorf("answered by %s", resp.Proto)
+	}
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	p.await("draining")
+	if got, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(got, big) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	if code := p.exit(); code != 0 {
+		t.Error("exit code", code)
+	}
+}
+
 func TestServeKeepsItsCertificate(t *testing.T) {
 	dir := t.TempDir()
 	startServe(t, dir)

@@ -158,7 +158,7 @@ func datagramAnew(t *testing.T, x datagramSubject) {
 	ccfg, _ := x.configs()
 	hello := p.peerSent.all()[0]
 	p.net.Inject(clientAddr, serverAddr, hello) // its ClientHello, forged
-	synctest.Wait() // until it was answered
+	synctest.Wait()                             // until it was answered
 	say(t, p.client, p.server, "not impressed")
 	say(t, p.server, p.client, "nor me")
 	again, err := aftls.DatagramClient(context.Background(), p.net.Dial(clientAddr, serverAddr), ccfg, x.opt)

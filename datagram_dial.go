@@ -73,21 +73,9 @@ type DatagramDialer struct {
 // net.Conn is a [*DatagramConn]. ctx, and the NetDialer's Timeout and Deadline,
 // cover the handshake too.
 func (d *DatagramDialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	nd := d.NetDialer
-	if nd == nil {
-		nd = new(net.Dialer)
-	}
-	if nd.Timeout != 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, nd.Timeout)
-		defer cancel()
-	}
-	if !nd.Deadline.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, nd.Deadline)
-		defer cancel()
-	}
-	carrier, err := nd.DialContext(ctx, network, addr)
+	ctx, cancel := within(ctx, d.NetDialer)
+	defer cancel()
+	carrier, err := dialCarrier(ctx, d.NetDialer, network, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -95,16 +83,7 @@ func (d *DatagramDialer) DialContext(ctx context.Context, network, addr string) 
 	if d.Config != nil {
 		*config = *d.Config
 	}
-	if config.TLS == nil || config.TLS.ServerName == "" {
-		host, _, err := net.SplitHostPort(addr)
-		if err != nil {
-			host = addr
-		}
-		if config.TLS = config.TLS.Clone(); config.TLS == nil {
-			config.TLS = new(tls.Config)
-		}
-		config.TLS.ServerName = host
-	}
+	config.TLS = named(config.TLS, addr)
 	c, err := DatagramClient(ctx, carrier, config, d.Options)
 	if err != nil {
 		return nil, err

@@ -1,7 +1,6 @@
 package aftlshttp_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/tls"
@@ -28,33 +27,13 @@ import (
 // After all tests no goroutine that runs our code is left.
 func TestMain(m *testing.M) {
 	code := m.Run()
-	for start := time.Now(); code == 0; runtime.Gosched() {
-		left := ourGoroutines()
-		if len(left) == 0 {
-			break
-		}
-		if time.Since(start) > 10*time.Second {
-			fmt.Fprintf(os.Stderr, "goroutines are left behind:\n%s\n", bytes.Join(left, []byte("\n\n")))
+	if code == 0 {
+		if left := aftlstest.LeftBehind(nil); left != "" {
+			fmt.Fprintln(os.Stderr, left)
 			code = 1
 		}
 	}
 	os.Exit(code)
-}
-
-func ourGoroutines() (out [][]byte) {
-	for size := 1 << 16; ; size *= 2 {
-		b := make([]byte, size)
-		n := runtime.Stack(b, true)
-		if n == size {
-			continue
-		}
-		for _, g := range bytes.Split(b[:n], []byte("\n\n"))[1:] {
-			if bytes.Contains(g, []byte("aftls")) {
-				out = append(out, g)
-			}
-		}
-		return out
-	}
 }
 
 // patience is how long a test waits for what has to happen.

@@ -100,7 +100,7 @@ type Machine struct {
 	ServerGOMAXPROCS int    `json:"server_gomaxprocs"`
 	ClientGOMAXPROCS int    `json:"client_gomaxprocs"`
 	Placement        string `json:"placement"`
-	Suite            string `json:"suite"` // what was negotiated, in all rows
+	Suite            string `json:"suite"` // what was negotiated over TLS, where a row looked
 }
 
 func machine(p Placement) Machine {
@@ -148,8 +148,12 @@ func (m Machine) lines() []string {
 	if m.Revision != "" {
 		program += ", aftls " + m.Revision
 	}
+	tls := "TLS 1.3, X25519, ECDSA P-256"
+	if m.Suite != "" {
+		tls = "TLS 1.3, " + m.Suite + ", X25519, ECDSA P-256"
+	}
 	return []string{
 		fmt.Sprintf("%s, %d CPUs, %s, %s", m.CPU, m.CPUs, kernel, program),
-		fmt.Sprintf("%s; GOMAXPROCS %d and %d; TLS 1.3, %s, X25519, ECDSA P-256", m.Placement, m.ServerGOMAXPROCS, m.ClientGOMAXPROCS, m.Suite),
+		fmt.Sprintf("%s; GOMAXPROCS %d and %d; %s", m.Placement, m.ServerGOMAXPROCS, m.ClientGOMAXPROCS, tls),
 	}
 }

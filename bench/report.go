@@ -14,7 +14,7 @@ type Report struct {
 	Quick    bool     `json:"quick,omitempty"`    // the amounts were too small to mean anything
 	Profiled bool     `json:"profiled,omitempty"` // the figures include the cost of profiling
 	Results  []Result `json:"results"`
-	Notes    []string `json:"notes,omitempty"` // what was not measured, and why
+	Notes    []string `json:"notes,omitempty"` // what was not measured, and why; what of a row the head does not say
 }
 
 // Result is one figure: of every peer, and in relation.

@@ -84,7 +84,7 @@ func (r *runner) datagrams() error {
 		defer c.Close()
 		conns, names = append(conns, c), append(names, d.name)
 	}
-	r.suite(datagramSuite)
+	r.report.Notes = append(r.report.Notes, "datagrams: DTLS 1.2, "+tls.CipherSuiteName(datagramSuite))
 	procs := runtime.GOMAXPROCS(1)
 	defer runtime.GOMAXPROCS(procs)
 	p := pace{name: rowDatagrams, reps: r.reps(reps), warm: true, servers: servers, peers: names}

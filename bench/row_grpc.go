@@ -21,60 +21,29 @@ const rowGRPC = "grpc"
 const grpcMessage = 256 << 10
 
 // grpc: gRPC's test service, a stream of large messages each way, and small
-// calls. The client is gRPC over crypto/tls. The repetitions are spread as in h2.
+// calls. The client is gRPC over crypto/tls.
 func (r *runner) grpc() error {
 	messages := max(int(r.scale.proxyBytes/fileConns/grpcMessage), 1)
 	calls := max(r.scale.echoMessages/fileConns/h2Streams, 1)
 	bytes := int64(messages) * grpcMessage * fileConns
-	for _, part := range []struct {
-		name, unit string
-		per        func(time.Duration) []float64
-		do         func(testpb.TestServiceClient) error
-	}{
-		{"grpc down", unitPerGB, func(cpu time.Duration) []float64 { return perGB(cpu, bytes) },
-			func(c testpb.TestServiceClient) error { return grpcDown(r.ctx, c, messages) }},
-		{"grpc upload", unitPerGB, func(cpu time.Duration) []float64 { return perGB(cpu, bytes) },
-			func(c testpb.TestServiceClient) error { return grpcUp(r.ctx, c, messages) }},
+	connect := func(addr string) (testpb.TestServiceClient, func(), error) {
+		cc, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(credentials.NewTLS(r.clientConfig())),
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(2*grpcMessage)))
+		if err != nil {
+			return nil, nil, err
+		}
+		return testpb.NewTestServiceClient(cc), func() { cc.Close() }, nil
+	}
+	ofBytes := func(cpu time.Duration) []float64 { return perGB(cpu, bytes) }
+	return measureParts(r, rowGRPC, connect, []part[testpb.TestServiceClient]{
+		{"grpc down", unitPerGB, ofBytes, func(c testpb.TestServiceClient) error { return grpcDown(r.ctx, c, messages) }},
+		{"grpc upload", unitPerGB, ofBytes, func(c testpb.TestServiceClient) error { return grpcUp(r.ctx, c, messages) }},
 		{fmt.Sprintf("grpc %d B x %d", messageSize, fileConns*h2Streams), "CPU us/call", func(cpu time.Duration) []float64 {
 			return []float64{float64(cpu) / float64(time.Microsecond) / float64(calls*fileConns*h2Streams)}
 		}, func(c testpb.TestServiceClient) error {
 			return each(make([]struct{}, h2Streams), func(struct{}) error { return grpcCalls(r.ctx, c, calls) })
 		}},
-	} {
-		samples, foreign, err := r.lives(r.reps(r.scale.reps), func(reps int) (series, *float64, error) {
-			servers, err := r.startAll(rowGRPC)
-			if err != nil {
-				return nil, nil, err
-			}
-			defer endAll(servers)
-			clients := make([][]testpb.TestServiceClient, len(servers))
-			for i, s := range servers {
-				for range fileConns {
-					cc, err := grpc.NewClient("passthrough:///"+s.addr, grpc.WithTransportCredentials(credentials.NewTLS(r.clientConfig())),
-						grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(2*grpcMessage)))
-					if err != nil {
-						return nil, nil, err
-					}
-					defer cc.Close()
-					clients[i] = append(clients[i], testpb.NewTestServiceClient(cc))
-				}
-			}
-			p := pace{name: part.name, reps: reps, warm: true, servers: servers}
-			figures, foreign, err := r.interleave(p, func(peer int) ([]float64, error) {
-				used, err := servers[peer].during(func() error { return each(clients[peer], part.do) })
-				return part.per(used.cpu), err
-			})
-			if err != nil {
-				return nil, nil, err
-			}
-			return figures[0], foreign, nil
-		})
-		if err != nil {
-			return err
-		}
-		r.add(part.name, part.unit, samples, &Goal{Of: ofRatio, Max: 1}, foreign)
-	}
-	return nil
+	})
 }
 
 func grpcDown(ctx context.Context, c testpb.TestServiceClient, messages int) error {

@@ -18,66 +18,37 @@ import (
 const rowH2 = "h2"
 
 // h2: net/http serves HTTP/2, a large answer, a large upload, and small requests.
-// The repetitions are spread over lives of the servers, as how much of the work
-// comes together is some percent of it, and differs from life to life.
 // The client is net/http's: what it costs nobody counts.
 func (r *runner) h2() error {
 	bulk := r.scale.proxyBytes / fileConns
 	requests := max(r.scale.echoMessages/fileConns/h2Streams, 1)
-	for _, part := range []struct {
-		name, unit string
-		per        func(time.Duration) []float64
-		do         func(c *http.Client, url string) error
-	}{
-		{"h2 down", unitPerGB, func(cpu time.Duration) []float64 { return perGB(cpu, bulk*fileConns) },
-			func(c *http.Client, url string) error { return getBytes(c, url+"/"+strconv.FormatInt(bulk, 10), bulk) }},
-		{"h2 upload", unitPerGB, func(cpu time.Duration) []float64 { return perGB(cpu, bulk*fileConns) },
-			func(c *http.Client, url string) error { return postBytes(c, url, bulk) }},
+	connect := func(addr string) (h2User, func(), error) {
+		c := r.h2Client()
+		return h2User{c, "https://" + addr}, c.CloseIdleConnections, nil
+	}
+	ofBytes := func(cpu time.Duration) []float64 { return perGB(cpu, bulk*fileConns) }
+	return measureParts(r, rowH2, connect, []part[h2User]{
+		{"h2 down", unitPerGB, ofBytes, func(u h2User) error { return getBytes(u.Client, u.url+"/"+strconv.FormatInt(bulk, 10), bulk) }},
+		{"h2 upload", unitPerGB, ofBytes, func(u h2User) error { return postBytes(u.Client, u.url, bulk) }},
 		{fmt.Sprintf("h2 %d B x %d", messageSize, fileConns*h2Streams), "CPU us/request", func(cpu time.Duration) []float64 {
 			return []float64{float64(cpu) / float64(time.Microsecond) / float64(requests*fileConns*h2Streams)}
-		}, func(c *http.Client, url string) error {
+		}, func(u h2User) error {
 			return each(make([]struct{}, h2Streams), func(struct{}) error {
 				for range requests {
-					if err := getBytes(c, url+"/"+strconv.Itoa(messageSize), messageSize); err != nil {
+					if err := getBytes(u.Client, u.url+"/"+strconv.Itoa(messageSize), messageSize); err != nil {
 						return err
 					}
 				}
 				return nil
 			})
 		}},
-	} {
-		samples, foreign, err := r.lives(r.reps(r.scale.reps), func(reps int) (series, *float64, error) {
-			servers, err := r.startAll(rowH2)
-			if err != nil {
-				return nil, nil, err
-			}
-			defer endAll(servers)
-			clients := make([][]*http.Client, len(servers))
-			for i := range servers {
-				for range fileConns {
-					c := r.h2Client()
-					defer c.CloseIdleConnections()
-					clients[i] = append(clients[i], c)
-				}
-			}
-			p := pace{name: part.name, reps: reps, warm: true, servers: servers}
-			figures, foreign, err := r.interleave(p, func(peer int) ([]float64, error) {
-				used, err := servers[peer].during(func() error {
-					return each(clients[peer], func(c *http.Client) error { return part.do(c, "https://"+servers[peer].addr) })
-				})
-				return part.per(used.cpu), err
-			})
-			if err != nil {
-				return nil, nil, err
-			}
-			return figures[0], foreign, nil
-		})
-		if err != nil {
-			return err
-		}
-		r.add(part.name, part.unit, samples, &Goal{Of: ofRatio, Max: 1}, foreign)
-	}
-	return nil
+	})
+}
+
+// h2User is a client and its server.
+type h2User struct {
+	*http.Client
+	url string
 }
 
 // h2Client has one connection.

@@ -106,11 +106,7 @@ func serveMessages(cfg ServerConfig, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	pair, err := tls.LoadX509KeyPair(cfg.Cert, cfg.Key)
-	if err != nil {
-		return err
-	}
-	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	inner, pair, err := listenOnLoopback(cfg)
 	if err != nil {
 		return err
 	}

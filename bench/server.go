@@ -39,6 +39,16 @@ type ServerConfig struct {
 	Dir  string // what the file server serves
 }
 
+// listenOnLoopback is a listener on a free port, and the certificate for it.
+func listenOnLoopback(cfg ServerConfig) (net.Listener, tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(cfg.Cert, cfg.Key)
+	if err != nil {
+		return nil, pair, err
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	return ln, pair, err
+}
+
 // Serve is the whole of a server's process: it listens on a free port of
 // 127.0.0.1, serves one row, and answers the commands of in on out until in
 // ends. Then nothing is left to be closed but the process.
@@ -53,11 +63,7 @@ func Serve(cfg ServerConfig, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	pair, err := tls.LoadX509KeyPair(cfg.Cert, cfg.Key)
-	if err != nil {
-		return err
-	}
-	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	inner, pair, err := listenOnLoopback(cfg)
 	if err != nil {
 		return err
 	}

@@ -76,16 +76,24 @@ it reads or writes with one call is one datagram.`,
 	return c
 }
 
-func runListen(ctx context.Context, stdout, stderr io.Writer, program []string, f listenFlags) error {
+// prepare makes the logger, and finds the program that --exec names.
+func (f *listenFlags) prepare(stderr io.Writer, program []string) (*slog.Logger, error) {
 	handler, err := logHandler(f.logFormat, stderr)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	logger := slog.New(handler)
 	if f.exec {
 		if program[0], err = exec.LookPath(program[0]); err != nil {
-			return hint(err, "name a program that exists and that you may run")
+			return nil, hint(err, "name a program that exists and that you may run")
 		}
+	}
+	return slog.New(handler), nil
+}
+
+func runListen(ctx context.Context, stdout, stderr io.Writer, program []string, f listenFlags) error {
+	logger, err := f.prepare(stderr, program)
+	if err != nil {
+		return err
 	}
 	certs, err := newCertificates(f.cert, f.key, stderr)
 	if err != nil {

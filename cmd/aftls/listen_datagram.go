@@ -20,15 +20,9 @@ import (
 
 // runListenDatagram is runListen with --dtls.
 func runListenDatagram(ctx context.Context, stdout, stderr io.Writer, program []string, f listenFlags) error {
-	handler, err := logHandler(f.logFormat, stderr)
+	logger, err := f.prepare(stderr, program)
 	if err != nil {
 		return err
-	}
-	logger := slog.New(handler)
-	if f.exec {
-		if program[0], err = exec.LookPath(program[0]); err != nil {
-			return hint(err, "name a program that exists and that you may run")
-		}
 	}
 	var config *tls.Config
 	var certs *certificates

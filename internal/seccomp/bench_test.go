@@ -90,7 +90,7 @@ func BenchmarkMoveEpoll1000(b *testing.B) {
 
 func BenchmarkTree(b *testing.B) {
 	benchmarkCrowded(b, func(r *run, n *Notification) {
-		if pids, err := r.Tree(); len(pids) != 1 || err != nil {
+		if pids, err := processes(); len(pids) != 1 || err != nil {
 			b.Error(pids, err)
 		}
 	})

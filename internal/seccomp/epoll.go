@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Registration is what an epoll instance of a process has of a file.
-type Registration struct {
+// A registration is what an epoll instance of a process has of a file.
+type registration struct {
 	PID    int    // who has the epoll instance, as in Holder
 	Epoll  int    // one of its descriptors there
 	FD     int    // the number under which the file was added
@@ -25,7 +25,7 @@ type Registration struct {
 
 // registrations returns where the socket with this inode is in these epoll
 // instances. For each of them the kernel lists it, at some 1 µs for each file in it.
-func registrations(epolls []Holder, inode uint64) (regs []Registration, err error) {
+func registrations(epolls []Holder, inode uint64) (regs []registration, err error) {
 	dev, err := sockets()
 	if err != nil {
 		return nil, err
@@ -51,7 +51,7 @@ func registrations(epolls []Holder, inode uint64) (regs []Registration, err erro
 
 // appendRegistrations reads the fdinfo of an epoll instance (proc(5)): a line for
 // each file, most of them of other ones.
-func appendRegistrations(regs []Registration, info string, h Holder, inode, dev uint64) ([]Registration, error) {
+func appendRegistrations(regs []registration, info string, h Holder, inode, dev uint64) ([]registration, error) {
 	for line := range strings.Lines(info) {
 		if !strings.HasPrefix(line, "tfd:") {
 			continue
@@ -76,7 +76,7 @@ func appendRegistrations(regs []Registration, info string, h Holder, inode, dev 
 			value[i] = v
 		}
 		if value[0] == inode && value[1] == dev {
-			regs = append(regs, Registration{PID: h.PID, Epoll: h.FD, FD: int(value[2]), Events: uint32(value[3]), Data: value[4]})
+			regs = append(regs, registration{PID: h.PID, Epoll: h.FD, FD: int(value[2]), Events: uint32(value[3]), Data: value[4]})
 		}
 	}
 	return regs, nil
@@ -137,7 +137,7 @@ func MoveEpoll(epolls []Holder, old, new int) (moved int, err error) {
 		if err != nil {
 			return 0, err
 		}
-		moves = append(moves, move{epoll: epoll, Registration: r})
+		moves = append(moves, move{epoll: epoll, registration: r})
 	}
 	if len(moves) == 0 {
 		return 0, nil
@@ -165,7 +165,7 @@ func MoveEpoll(epolls []Holder, old, new int) (moved int, err error) {
 }
 
 // fetch returns a descriptor of ours of the epoll instance.
-func (r Registration) fetch() (int, error) {
+func (r registration) fetch() (int, error) {
 	t, err := openTask(r.PID)
 	if err != nil {
 		return -1, err
@@ -183,7 +183,7 @@ func (r Registration) fetch() (int, error) {
 
 // A move is one registration on its way.
 type move struct {
-	Registration
+	registration
 	epoll          int // ours
 	added, deleted unix.Errno
 }

@@ -484,7 +484,7 @@ func TestRegistrations(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		ours := Registration{PID: r.PID(), Epoll: int(n.Args[2]), FD: int(n.Args[0]), Events: unix.EPOLLIN | unix.EPOLLERR | unix.EPOLLHUP | 1<<31, Data: data64}
+		ours := registration{PID: r.PID(), Epoll: int(n.Args[2]), FD: int(n.Args[0]), Events: unix.EPOLLIN | unix.EPOLLERR | unix.EPOLLHUP | 1<<31, Data: data64}
 		child := ours
 		child.PID, child.Epoll = int(n.Args[1]), 3
 		s, err := r.Survey(inode)
@@ -510,7 +510,7 @@ func TestReadRegistrations(t *testing.T) {
 		"tfd:        9 events:       19 data:                0  pos:0 ino:4d3 sdev:8\n" +
 		"tfd:       10 events:       19 data:                0  pos:0 ino:4d2 sdev:8\n"
 	got, err := appendRegistrations(nil, info, Holder{5, 6}, 0x4d2, 8)
-	want := []Registration{{5, 6, 7, 0xc000001d, data64}, {5, 6, 10, 0x19, 0}}
+	want := []registration{{5, 6, 7, 0xc000001d, data64}, {5, 6, 10, 0x19, 0}}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}

@@ -63,7 +63,7 @@ var bury = sync.OnceFunc(func() {
 func buryNow() {
 	pids, err := orphans()
 	if err != nil {
-		return // a kernel that does not tell: Tree says so
+		return // a kernel that does not tell: Survey says so
 	}
 	for _, pid := range pids {
 		if !programs.has(pid) && isOurs(pid) {

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/aftls/aftls/aftlstest"
 	"golang.org/x/sys/unix"
 )
 
@@ -118,12 +119,20 @@ func TestSignalAfterTheEnd(t *testing.T) {
 	stop()
 }
 
+func noTerminals(t *testing.T, err error) {
+	t.Helper()
+	if aftlstest.Expected("terminal") {
+		t.Fatalf("/dev/ptmx or /dev/pts is missing, and AFTLS_EXPECT says that it is here: %v", err)
+	}
+	t.Skipf("/dev/ptmx or /dev/pts is missing: %v", err)
+}
+
 // TestTerminal is a user at a terminal with a shell.
 func TestTerminal(t *testing.T) {
 	need(t)
 	ptmx, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
-		t.Skipf("no terminals here: %v", err)
+		noTerminals(t, err)
 	}
 	defer ptmx.Close()
 	raw, err := ptmx.SyscallConn()
@@ -141,7 +150,7 @@ func TestTerminal(t *testing.T) {
 	}
 	tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		t.Skipf("no terminals here: %v", err)
+		noTerminals(t, err)
 	}
 	defer tty.Close()
 	pr, pw, err := os.Pipe()

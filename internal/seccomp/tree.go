@@ -27,16 +27,6 @@ type Holder struct {
 	FD  int
 }
 
-// Tree returns the processes of the program: itself and its descendants, also
-// those whose parent ended, which are our children then (see Start). If we run
-// several programs they are those of all. The order says nothing. The error is
-// ErrTreeMoves, or that of a kernel that does not tell (CONFIG_PROC_CHILDREN).
-func (p *Process) Tree() ([]int, error) {
-	var pids []int
-	err := walk(func(pid, dir int) { pids = append(pids, pid) })
-	return pids, err
-}
-
 // A Survey is what a look at every descriptor of the program's processes found.
 type Survey struct {
 	Holders []Holder // those that are the socket that was asked for
@@ -49,7 +39,8 @@ type Survey struct {
 // that is on its way in a message of another (SCM_RIGHTS), or that a process
 // outside the tree was given. It looks at every descriptor of the tree, at the
 // price of a readlink(2) each. A process that it may not look into is ErrNoAccess;
-// otherwise errors as Tree.
+// otherwise the error is ErrTreeMoves, or that of a kernel that does not tell
+// (CONFIG_PROC_CHILDREN).
 func (p *Process) Survey(inode uint64) (s Survey, err error) {
 	err = descriptors(func(h Holder, link []byte) {
 		switch {
@@ -85,7 +76,9 @@ func supervised(dir int) (bool, error) {
 }
 
 // walk calls visit for each process of the tree, with its directory in /proc,
-// until a whole round brings nobody new.
+// until a whole round brings nobody new. The tree is the program and its
+// descendants, also those whose parent ended, which are our children then (see
+// Start). If we run several programs it is those of all.
 func walk(visit func(pid, dir int)) error {
 	seen := map[int]bool{}
 	for range maxRounds {

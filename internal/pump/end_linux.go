@@ -101,9 +101,9 @@ func (e *End) Read(p []byte) (int, error) {
 	return e.ReadBuffers(one[:])
 }
 
-// ReadBuffers fills p in order with what the program wrote so far. It does not
-// wait: the error is io.EOF when there is nothing, and Ended tells whether there
-// will be more.
+// ReadBuffers fills p in order with what the program wrote so far, up to a Stop. It
+// does not wait: the error is io.EOF when there is nothing, and Ended tells whether
+// there will be more.
 func (e *End) ReadBuffers(p [][]byte) (n int, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -6,8 +6,9 @@
 //	carrier ──recv──▶ buf, many records ──open──▶ the caller's slice
 //	                                     └─open in place─▶ payload, data or control
 //
-// A buffer is borrowed (buffer.go: whole batches, or quarters while many are) when the carrier has something to read, not
-// before, and given back as soon as everything in it was delivered.
+// A buffer is borrowed (buffer.go: whole batches, or quarters while many are) when
+// the carrier has something to read, not before, and given back as soon as
+// everything in it was delivered.
 //
 // The data path of a Sender (send.go):
 //

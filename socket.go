@@ -109,6 +109,22 @@ func (s *Socket) SetKeys(d Direction, k record.Keys) error {
 	return opError("set keys", s.carrier, s.setSendKeys(k))
 }
 
+// SetMaxPayload lowers how many bytes of data a record holds that is sealed from
+// now on, from the 16384 that it is at first. 1 to 16384; anything else is
+// [ErrTooLarge]. A peer that asks for less does so by record_size_limit (RFC 8449),
+// which counts the content type of TLS 1.3: n is that less 1 there.
+func (s *Socket) SetMaxPayload(n int) error {
+	if n < 1 || n > record.MaxPlaintext {
+		return opError("set record size", s.carrier, ErrTooLarge)
+	}
+	if err := s.lockWrite(); err != nil {
+		return opError("set record size", s.carrier, err)
+	}
+	defer s.unlockWrite()
+	s.send.SetMaxPayload(n)
+	return nil
+}
+
 func (s *Socket) setSendKeys(k record.Keys) error {
 	k = k.Clone()
 	defer k.Wipe()

@@ -115,7 +115,7 @@ func (s *Socket) writeFailed(err error) error {
 	return s.werr
 }
 
-// Write seals p in records of up to 16384 bytes and sends them, up to 16 with
+// Write seals p in records of up to 16384 bytes (see [Socket.SetMaxPayload]) and sends them, up to 16 with
 // one system call. n counts what was sealed: it is committed to be sent. p is
 // not kept. Writes do not mix.
 func (s *Socket) Write(p []byte) (n int, err error) {
@@ -175,8 +175,8 @@ func (s *Socket) WriteBuffers(v *net.Buffers) (n int64, err error) {
 }
 
 // WriteRecord sends one record of any type, in order with the data around it.
-// Its payload, at most 16384 bytes, goes into one record; for ApplicationData
-// too. If os.ErrDeadlineExceeded comes while it is sent the record is committed
+// Its payload, as long as a record may be, goes into one record; for
+// ApplicationData too. If os.ErrDeadlineExceeded comes while it is sent the record is committed
 // all the same and goes out first in the next call; Info tells whether it was
 // counted. A KeyUpdate has to be followed by SetKeys. After a close_notify alert
 // every write is [ErrShutdown].

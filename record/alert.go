@@ -77,7 +77,7 @@ var (
 	ErrKeyMismatch = errors.New("record: key and iv do not follow from the secret")
 
 	// ErrTooLarge is returned by [Sealer.Seal] and [DatagramSealer.Seal] for a
-	// payload over [MaxPlaintext], and by [AppendACK] for what makes one.
+	// payload over [Sealer.MaxPayload], and by [AppendACK] for what makes one.
 	ErrTooLarge = errors.New("record: payload is larger than 16384 bytes")
 
 	// ErrType is returned by [Sealer.Seal] for content type 0, and by

@@ -12,6 +12,7 @@ type Sealer struct {
 	half
 	limit uint64 // records this key may seal
 	pad   uint16 // content is padded to a multiple of pad; 0 or 1 is none
+	max   uint16 // bytes of payload in a record, at most
 }
 
 // NewSealer returns a sealer for k and copies what it needs of it. The errors
@@ -20,7 +21,7 @@ func NewSealer(k Keys) (*Sealer, error) {
 	if datagram(k.Version) {
 		return nil, ErrSuite
 	}
-	s := new(Sealer)
+	s := &Sealer{max: MaxPlaintext}
 	if err := s.init(k); err != nil {
 		return nil, err
 	}
@@ -38,9 +39,17 @@ func (s *Sealer) SetMaxRecords(n uint64) {
 }
 
 // SetPadding pads the content of TLS 1.3 records to a multiple of n bytes, at
-// most to [MaxPlaintext] (RFC 8446, 5.4). 0 and 1 mean none. TLS 1.2 AEAD
+// most to [Sealer.MaxPayload] (RFC 8446, 5.4). 0 and 1 mean none. TLS 1.2 AEAD
 // suites cannot pad: there it does nothing.
 func (s *Sealer) SetPadding(n int) { s.pad = uint16(min(max(n, 0), MaxPlaintext)) }
+
+// SetMaxPayload lowers how many bytes one record may hold, from [MaxPlaintext]
+// down to 1. A record_size_limit of RFC 8449 counts the content type of TLS 1.3
+// and its padding too: there it is the limit less 1.
+func (s *Sealer) SetMaxPayload(n int) { s.max = uint16(min(max(n, 1), MaxPlaintext)) }
+
+// MaxPayload is how many bytes one record may hold.
+func (s *Sealer) MaxPayload() int { return int(s.max) }
 
 // Keys returns a copy of the keys, at the sequence number of the next record.
 func (s *Sealer) Keys() Keys { return s.fullKeys() }
@@ -87,7 +96,7 @@ func (s *Sealer) padding(n int) int {
 		return 0
 	}
 	pad := int(s.pad)
-	full := min((n+pad-1)/pad*pad, MaxPlaintext)
+	full := min((n+pad-1)/pad*pad, int(s.max))
 	return max(full-n, 0)
 }
 
@@ -104,7 +113,7 @@ func (s *Sealer) padding(n int) int {
 // record was then not made, dst is returned as it was, and no sequence number
 // is spent.
 func (s *Sealer) Seal(dst []byte, typ ContentType, payload []byte) ([]byte, error) {
-	if len(payload) > MaxPlaintext {
+	if len(payload) > int(s.max) {
 		return dst, ErrTooLarge
 	}
 	if typ == 0 { // in TLS 1.3 it would be padding

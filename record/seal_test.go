@@ -210,6 +210,33 @@ func TestSealRefusesPayloadsLargerThanARecord(t *testing.T) {
 	})
 }
 
+func TestSetMaxPayloadBoundsPayloadAndPadding(t *testing.T) {
+	each(t, profiles, func(t *testing.T, p profile) {
+		s := sealer(t, p.keys("most", 0))
+		if n := s.MaxPayload(); n != record.MaxPlaintext {
+			t.Errorf("at first a record holds %d bytes", n)
+		}
+		for _, c := range [][2]int{{100, 100}, {0, 1}, {record.MaxPlaintext + 1, record.MaxPlaintext}, {64, 64}} {
+			if s.SetMaxPayload(c[0]); s.MaxPayload() != c[1] {
+				t.Errorf("after SetMaxPayload(%d) it is %d", c[0], s.MaxPayload())
+			}
+		}
+		s.SetPadding(1000)
+		refusedSeal(t, s, make([]byte, 65), record.ErrTooLarge)
+		full, err := s.Seal(nil, record.ApplicationData, make([]byte, 64))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec, err := s.Seal(nil, record.ApplicationData, []byte("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(rec) > len(full) {
+			t.Errorf("padded it is %d bytes long, the longest without is %d", len(rec), len(full))
+		}
+	})
+}
+
 func TestKeySealsUpToItsLimitAndTheNextKeyAgain(t *testing.T) {
 	each(t, profilesOf(record.TLS13), func(t *testing.T, p profile) {
 		limit := record.Limit(p.version, p.id)

@@ -97,6 +97,22 @@ func (x *transmission) message(n *seccomp.Notification, h seccomp.Msghdr, flags 
 	return nil
 }
 
+// isData reports whether a call is a sendmsg or recvmsg without a buffer for control
+// messages.
+func isData(n *seccomp.Notification) bool {
+	switch n.Nr {
+	case unix.SYS_SENDMSG:
+	case unix.SYS_RECVMSG:
+		if n.Args[2]&unix.MSG_ERRQUEUE != 0 {
+			return false
+		}
+	default:
+		return false
+	}
+	h, err := n.ReadMsghdr(n.Args[1])
+	return err == nil && h.Controllen == 0
+}
+
 // sendmsg performs one with TLS_SET_RECORD_TYPE, and every one with --strict.
 func (t *tlsSocket) sendmsg(n *seccomp.Notification) {
 	h, err := n.ReadMsghdr(n.Args[1])

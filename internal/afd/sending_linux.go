@@ -28,11 +28,21 @@ type sending struct {
 
 	armed nextRecord
 	cuts  cuts
+	full  int    // bytes of a record at most; 0: record.MaxPlaintext
 	seq   uint64 // number of the next record, behind what is committed
 	doing uint64 // records of the event that happens now
 	ended error  // what the direction ended of
 
 	raw []byte // buffer of a direction without keys, for one turn
+}
+
+// fullRecord is how many bytes a record of the program holds at most. It is called
+// under mu.
+func (s *sending) fullRecord() int {
+	if s.full > 0 {
+		return s.full
+	}
+	return record.MaxPlaintext
 }
 
 // event is what happens when so many bytes of the program are committed.
@@ -75,7 +85,7 @@ func (a *Association) announce(records uint64, do func() error) (done <-chan err
 		return nil, err
 	}
 	if a.strict && a.keyed[aftls.Send] {
-		a.sending.cuts.cutAt(offset, a.sent)
+		a.sending.cuts.cutAt(offset, a.sent, a.sending.fullRecord())
 	}
 	return a.at(len(a.sending.events), event{offset: offset, records: records, do: do})
 }
@@ -335,8 +345,8 @@ func (a *Association) writeRecord(typ record.ContentType, b []byte) error {
 // SendControl sends a control record behind everything that the program wrote so
 // far. It does not wait: done tells what came of it.
 func (a *Association) SendControl(typ record.ContentType, b []byte) (done <-chan error, err error) {
-	if len(b) > record.MaxPlaintext {
-		return nil, refuse(syscall.EMSGSIZE, "a record holds at most %d bytes", record.MaxPlaintext)
+	if full := a.FullRecord(); len(b) > full {
+		return nil, refuse(syscall.EMSGSIZE, "a record holds at most %d bytes", full)
 	}
 	b = append([]byte(nil), b...)
 	return a.announce(1, func() error { return a.writeRecord(typ, b) })
@@ -344,8 +354,8 @@ func (a *Association) SendControl(typ record.ContentType, b []byte) (done <-chan
 
 // Arm makes one record of the type of the next n bytes that the program writes.
 func (a *Association) Arm(typ record.ContentType, n int) (done <-chan error, err error) {
-	if n < 1 || n > record.MaxPlaintext {
-		return nil, refuse(syscall.EINVAL, "a record holds 1 to %d bytes", record.MaxPlaintext)
+	if full := a.FullRecord(); n < 1 || n > full {
+		return nil, refuse(syscall.EINVAL, "a record holds 1 to %d bytes", full)
 	}
 	return a.behind(func() error {
 		if a.sending.armed.left > 0 {
@@ -384,6 +394,44 @@ func (a *Association) SetSendKeys(k record.Keys) (done <-chan error, err error) 
 		}
 		return nil
 	})
+}
+
+// FullRecord is how many bytes a record of the program holds at most.
+func (a *Association) FullRecord() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sending.fullRecord()
+}
+
+// SetFullRecord is for what the program writes from now on. It is EBUSY while a
+// record is open, where the program says where records end.
+func (a *Association) SetFullRecord(n int) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.strict {
+		if err := a.room(); err != nil {
+			return err
+		}
+		offset, err := a.end.StopHere()
+		if err == nil {
+			_, err = a.at(len(a.sending.events), event{offset: offset, do: func() error {
+				return a.sock.SetMaxPayload(n)
+			}})
+		}
+		if err != nil {
+			return err
+		}
+	} else if c := &a.sending.cuts; c.open {
+		w, err := a.end.Written()
+		if err == nil && w > c.start {
+			err = syscall.EBUSY
+		}
+		if err != nil {
+			return err
+		}
+	}
+	a.sending.full = n
+	return nil
 }
 
 // Rekey sends a KeyUpdate and asks for one, where traffic secrets are known.

@@ -112,6 +112,12 @@ func (s *Supervisor) setULP(n *seccomp.Notification, t *tlsSocket, fd int) {
 	answer(n, s.noteULP(n, fd))
 }
 
+// ulp is a TCP socket with TCP_ULP and without keys.
+type ulp struct {
+	cookie uint64
+	full   int // TLS_TX_MAX_PAYLOAD_LEN; 0: as it is at first
+}
+
 // maxULP is how many sockets with TCP_ULP and without keys are remembered; of
 // those that were closed nothing is heard.
 const maxULP = 1 << 16
@@ -147,7 +153,7 @@ func (s *Supervisor) noteULP(n *seccomp.Notification, fd int) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ulp[inode] == cookie {
+	if s.ulp[inode].cookie == cookie {
 		return unix.EEXIST
 	}
 	if len(s.ulp) >= maxULP {
@@ -156,7 +162,7 @@ func (s *Supervisor) noteULP(n *seccomp.Notification, fd int) error {
 			break
 		}
 	}
-	s.ulp[inode] = cookie
+	s.ulp[inode] = ulp{cookie: cookie}
 	s.any.Store(true)
 	return nil
 }
@@ -168,7 +174,7 @@ var errLater = errors.New("afd: later")
 // wait is not said.
 func (s *Supervisor) setTLS(n *seccomp.Notification, t *tlsSocket, fd, name int, value []byte, wait bool) error {
 	if t == nil {
-		cookie, tcp := s.hasULP(n, fd)
+		noted, tcp := s.hasULP(n, fd)
 		if !tcp {
 			return unix.ENOPROTOOPT
 		}
@@ -182,11 +188,13 @@ func (s *Supervisor) setTLS(n *seccomp.Notification, t *tlsSocket, fd, name int,
 			if !wait {
 				return errLater
 			}
-			return s.swap(n, fd, cookie, direction(name), k)
+			return s.swap(n, fd, noted, direction(name), k)
 		case tlsTXZerocopyRO:
 			return setBool(value)
 		case tlsRXNoPad:
 			return unix.EINVAL // there are no keys to receive with, of TLS 1.3
+		case tlsTXMaxPayload:
+			return s.noteFullRecord(n, fd, value)
 		}
 		return unix.ENOPROTOOPT
 	}
@@ -208,6 +216,8 @@ func (s *Supervisor) setTLS(n *seccomp.Notification, t *tlsSocket, fd, name int,
 		return setBool(value)
 	case tlsRXNoPad:
 		return t.setNoPad(value)
+	case tlsTXMaxPayload:
+		return t.setFullRecord(value)
 	case aftlsPolicy, aftlsIsClient:
 		if t.linux {
 			return unix.ENOPROTOOPT
@@ -229,16 +239,16 @@ func direction(name int) aftls.Direction {
 	return aftls.Send
 }
 
-// hasULP reports whether TCP_ULP was set on the TCP socket at fd, and its cookie.
-func (s *Supervisor) hasULP(n *seccomp.Notification, fd int) (cookie uint64, ok bool) {
+// hasULP reports whether TCP_ULP was set on the TCP socket at fd.
+func (s *Supervisor) hasULP(n *seccomp.Notification, fd int) (noted ulp, ok bool) {
 	inode, err := n.Inode(fd)
 	if err != nil {
-		return 0, false
+		return ulp{}, false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	cookie, ok = s.ulp[inode]
-	return cookie, ok
+	noted, ok = s.ulp[inode]
+	return noted, ok
 }
 
 // getULP answers what is asked of a TCP socket with TCP_ULP and without keys. It
@@ -249,10 +259,11 @@ func (s *Supervisor) getULP(n *seccomp.Notification) bool {
 	if !ulp && level != unix.SOL_TLS {
 		return false
 	}
-	if _, ok := s.hasULP(n, int(int32(n.Args[0]))); !ok {
+	noted, ok := s.hasULP(n, int(int32(n.Args[0])))
+	if !ok {
 		return false
 	}
-	(&tlsSocket{s: s, linux: true}).getsockopt(n)
+	(&tlsSocket{s: s, linux: true, full: noted.full}).getsockopt(n)
 	return true
 }
 
@@ -294,6 +305,80 @@ func (t *tlsSocket) configure(name int, value []byte) error {
 		t.client = v == 1
 	}
 	return nil
+}
+
+// parseFullRecord reads the value of TLS_TX_MAX_PAYLOAD_LEN (Linux 6.19). The least
+// is what RFC 8449, 4 allows; in TLS 1.3 that counts the content type.
+func parseFullRecord(value []byte, version uint16) (int, error) {
+	least := 64
+	if version == record.TLS13 {
+		least--
+	}
+	if len(value) != 2 {
+		return 0, unix.EINVAL
+	}
+	n := int(binary.NativeEndian.Uint16(value))
+	if n < least || n > record.MaxPlaintext {
+		return 0, unix.EINVAL
+	}
+	return n, nil
+}
+
+// noteFullRecord is TLS_TX_MAX_PAYLOAD_LEN of a TCP socket without keys.
+func (s *Supervisor) noteFullRecord(n *seccomp.Notification, fd int, value []byte) error {
+	full, err := parseFullRecord(value, 0)
+	if err != nil {
+		return err
+	}
+	inode, err := n.Inode(fd)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	noted, ok := s.ulp[inode]
+	if !ok {
+		return unix.ENOPROTOOPT
+	}
+	noted.full = full
+	s.ulp[inode] = noted
+	return nil
+}
+
+// setFullRecord is TLS_TX_MAX_PAYLOAD_LEN of a TLS socket. One whose messages are
+// records has no use for it.
+func (t *tlsSocket) setFullRecord(value []byte) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.a == nil:
+		return unix.ENOTCONN
+	case t.end.Records():
+		return unix.ENOPROTOOPT
+	}
+	version := max(t.keys[aftls.Send].Version, t.keys[aftls.Receive].Version)
+	full, err := parseFullRecord(value, version)
+	if err == nil {
+		err = t.a.SetFullRecord(full)
+	}
+	if err == nil {
+		t.full = full
+	}
+	return err
+}
+
+// fullRecord answers TLS_TX_MAX_PAYLOAD_LEN.
+func (t *tlsSocket) fullRecord(room int) ([]byte, error) {
+	if room < 2 {
+		return nil, unix.EINVAL
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	full := t.full
+	if full == 0 {
+		full = record.MaxPlaintext
+	}
+	return binary.NativeEndian.AppendUint16(nil, uint16(full)), nil
 }
 
 func (t *tlsSocket) arm(typ record.ContentType, length int) error {
@@ -361,6 +446,8 @@ func (t *tlsSocket) getOption(n *seccomp.Notification, level, name, room int) ([
 			return nil, unix.EINVAL
 		}
 		return make([]byte, 4), nil
+	case tlsTXMaxPayload:
+		return t.fullRecord(room)
 	case aftlsNextRecord:
 		return t.nextRecord(n)
 	case aftlsControlFD:

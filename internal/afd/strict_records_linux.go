@@ -20,69 +20,73 @@ import (
 type cuts struct {
 	open   bool     // a send is under way, or a record is held open: start and what follows waits
 	start  uint64   // of the open record
-	ends   []uint64 // of what may be sealed, ascending
+	ends   []uint64 // of the records that may be sealed, ascending
 	missed bool     // the pump found nothing but an open record
 	part   []byte   // the pump's alone: of a record of which not all could be read yet
 	parted uint64   // how much that is
 }
 
 // openRecord begins a send, or goes on with the record that is held open. It
-// returns how long that is so far.
-func (a *Association) openRecord() (length int, err error) {
+// returns how long that is so far, and how long it can become.
+func (a *Association) openRecord() (length, full int, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	w, err := a.end.Written()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
+	full = a.sending.fullRecord()
 	c := &a.sending.cuts
 	if !c.open {
 		// What others wrote, whom no filter stops, are records of their own.
-		c.endAt(w, a.sent)
+		c.endAt(w, a.sent, full)
 		c.open, c.start = true, w
 	}
-	return int(w - c.start), nil
+	return int(w - c.start), full, nil
 }
 
-// endAt ends a record at an offset, if there is something in front of it.
-func (c *cuts) endAt(offset, sent uint64) {
+// endAt ends a record at an offset, if there is something in front of it, and full
+// ones before that.
+func (c *cuts) endAt(offset, sent uint64, full int) {
 	last := sent
 	if n := len(c.ends); n > 0 {
 		last = c.ends[n-1]
 	}
-	if offset > last {
-		c.ends = append(c.ends, offset)
+	for offset > last {
+		last = min(last+uint64(full), offset)
+		c.ends = append(c.ends, last)
 	}
 }
 
 // extendRecord lets go what was written up to now: every full record, and with
-// last the rest of it, too, which closes the record.
-func (a *Association) extendRecord(last bool) error {
+// last the rest of it, too, which closes the record. It returns what openRecord does.
+func (a *Association) extendRecord(last bool) (length, full int, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	w, err := a.end.Written()
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
+	full = a.sending.fullRecord()
 	c := &a.sending.cuts
 	if last {
 		c.start = w
 		c.open = false
 	} else {
-		c.start += (w - c.start) / record.MaxPlaintext * record.MaxPlaintext
+		c.start = w - (w-c.start)%uint64(full)
 	}
-	c.endAt(c.start, a.sent)
+	c.endAt(c.start, a.sent, full)
 	if c.missed {
 		c.missed = false
 		a.pump.Kick()
 	}
-	return nil
+	return int(w - c.start), full, nil
 }
 
 // cutAt ends the record at an offset, behind which something else comes. It is
 // called under mu.
-func (c *cuts) cutAt(offset, sent uint64) {
-	c.endAt(offset, sent)
+func (c *cuts) cutAt(offset, sent uint64, full int) {
+	c.endAt(offset, sent, full)
 	c.start = offset
 }
 
@@ -92,7 +96,7 @@ func (a *Association) nextCut() (n int, err error) {
 	defer a.mu.Unlock()
 	c := &a.sending.cuts
 	for len(c.ends) > 0 && c.ends[0] <= a.sent {
-		c.ends = append(c.ends[:0], c.ends[1:]...)
+		c.ends = c.ends[1:]
 	}
 	c.missed = false
 	end := a.sent
@@ -111,7 +115,7 @@ func (a *Association) nextCut() (n int, err error) {
 		}
 	}
 	left := end - min(a.sent, end)
-	return int(min(left+c.parted, record.MaxPlaintext)), nil
+	return int(min(left+c.parted, uint64(a.sending.fullRecord()))), nil
 }
 
 // recordBuffers hold the payload of one record each.
@@ -205,8 +209,7 @@ func (a *Association) sealedSeq() uint64 {
 	from := a.sent - c.parted
 	for _, end := range c.ends {
 		if end > from {
-			seq += (end - from + record.MaxPlaintext - 1) / record.MaxPlaintext
-			from = end
+			seq++
 		}
 	}
 	for _, e := range a.sending.events {

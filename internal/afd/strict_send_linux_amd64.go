@@ -46,6 +46,7 @@ type transmission struct {
 	locked bool // nobody else sends
 	opened bool // the open record is ours
 	open   int  // its length
+	full   int  // and at most
 	why    error
 
 	sent    <-chan error // what the call waits for: events in the stream
@@ -198,7 +199,7 @@ func (x *transmission) step(n *seccomp.Notification, fd int) error {
 	}
 	if fault && x.t.isStrict() {
 		// A record is copied, or it is not.
-		m = max((x.open+m)/record.MaxPlaintext*record.MaxPlaintext-x.open, 0)
+		m = max((x.open+m)/x.full*x.full-x.open, 0)
 	}
 	if !n.Valid() {
 		return seccomp.ErrGone
@@ -209,7 +210,7 @@ func (x *transmission) step(n *seccomp.Notification, fd int) error {
 		if aerr := x.src.advance(k); aerr != nil {
 			return aerr
 		}
-		if xerr := x.extend(k); xerr != nil {
+		if xerr := x.extend(); xerr != nil {
 			return x.pipeError(unix.EPIPE)
 		}
 	}
@@ -248,23 +249,22 @@ func (x *transmission) openRecord() (err error) {
 		return nil
 	}
 	if x.typ != 0 { // which it said: a record of its own
-		if err := x.t.a.extendRecord(true); err != nil {
+		if _, _, err := x.t.a.extendRecord(true); err != nil {
 			return err
 		}
 	}
-	if x.open, err = x.t.a.openRecord(); err == nil {
+	if x.open, x.full, err = x.t.a.openRecord(); err == nil {
 		x.opened = true
 	}
 	return err
 }
 
-// extend adds to the record, and lets go what is full.
-func (x *transmission) extend(n int) error {
-	if !x.opened {
-		return nil
+// extend lets go what is full of what was added.
+func (x *transmission) extend() (err error) {
+	if x.opened {
+		x.open, x.full, err = x.t.a.extendRecord(false)
 	}
-	x.open = (x.open + n) % record.MaxPlaintext
-	return x.t.a.extendRecord(false)
+	return err
 }
 
 // close ends the record, unless it is to be held open.
@@ -284,7 +284,7 @@ func (x *transmission) close() error {
 func (x *transmission) control(n *seccomp.Notification, fd int) error {
 	a := x.t.a
 	if x.t.isStrict() {
-		if err := a.extendRecord(true); err != nil {
+		if _, _, err := a.extendRecord(true); err != nil {
 			return x.pipeError(unix.EPIPE)
 		}
 	}
@@ -302,7 +302,7 @@ func (x *transmission) control(n *seccomp.Notification, fd int) error {
 	}
 	buf := recordBuffers.Get().(*[record.MaxPlaintext]byte)
 	defer recordBuffers.Put(buf)
-	b := buf[:min(x.left, len(buf))]
+	b := buf[:min(x.left, a.FullRecord())]
 	defer clear(b)
 	m, err := x.src.read(n, b)
 	if err == nil && m < len(b) {

@@ -38,7 +38,7 @@ type Supervisor struct {
 
 	mu      sync.Mutex
 	sockets map[uint64]*tlsSocket // by the inode of the program's half
-	ulp     map[uint64]uint64     // by the inode of a TCP socket with TCP_ULP: its cookie
+	ulp     map[uint64]ulp        // TCP sockets with TCP_ULP and without keys, by their inode
 	carried map[uint64]*tlsSocket // by the inode of a carrier that the program bound
 	ended   []*tlsSocket          // the last that ended with an error
 	unbound map[*tlsSocket]struct{}
@@ -94,7 +94,7 @@ func (s *Supervisor) rules() []seccomp.Rule {
 // code of the program.
 func (s *Supervisor) Run(self, args []string) (code int, err error) {
 	s.sockets = make(map[uint64]*tlsSocket)
-	s.ulp = make(map[uint64]uint64)
+	s.ulp = make(map[uint64]ulp)
 	s.carried = make(map[uint64]*tlsSocket)
 	s.unbound = make(map[*tlsSocket]struct{})
 	filter, err := seccomp.Compile(s.rules())
@@ -155,6 +155,10 @@ func (s *Supervisor) handle(n *seccomp.Notification) {
 	default:
 		if !s.any.Load() {
 			n.Continue() // whatever it is, it is none of ours
+			return
+		}
+		if !s.Strict && isData(n) {
+			n.Continue() // whatever its socket is, and nobody need look which
 			return
 		}
 		t := s.find(n, int(int32(n.Args[0])))

@@ -17,7 +17,7 @@ import (
 // anything fails behind that the TCP socket is shut down.
 //
 // Whoever else holds the TCP socket would go on with plaintext. So nobody may.
-func (s *Supervisor) swap(n *seccomp.Notification, fd int, cookie uint64, d aftls.Direction, k record.Keys) error {
+func (s *Supervisor) swap(n *seccomp.Notification, fd int, noted ulp, d aftls.Direction, k record.Keys) error {
 	inode, err := n.Inode(fd)
 	if err != nil {
 		return err
@@ -32,7 +32,7 @@ func (s *Supervisor) swap(n *seccomp.Notification, fd int, cookie uint64, d aftl
 			unix.Close(tcp)
 		}
 	}()
-	if now, err := unix.GetsockoptUint64(tcp, unix.SOL_SOCKET, unix.SO_COOKIE); err != nil || now != cookie {
+	if now, err := unix.GetsockoptUint64(tcp, unix.SOL_SOCKET, unix.SO_COOKIE); err != nil || now != noted.cookie {
 		return unix.ENOPROTOOPT // another socket, which has the number of a closed one
 	}
 	if err := pump.CheckCarrier(tcp); err != nil {
@@ -57,7 +57,7 @@ func (s *Supervisor) swap(n *seccomp.Notification, fd int, cookie uint64, d aftl
 		return err
 	}
 	defer theirs.Close()
-	t := &tlsSocket{s: s, linux: true, end: end}
+	t := &tlsSocket{s: s, linux: true, end: end, full: noted.full}
 	if t.inode, err = socketInode(theirs); err == nil && flags&unix.O_NONBLOCK != 0 {
 		err = setNonblock(theirs)
 	}
@@ -125,6 +125,11 @@ func (t *tlsSocket) become(tcp int, d aftls.Direction, k record.Keys) error {
 	t.attach(carrier)
 	if err := t.a.StartDirection(d, k); err != nil {
 		return err
+	}
+	if t.full > 0 {
+		if err := t.a.SetFullRecord(t.full); err != nil {
+			return err
+		}
 	}
 	t.keys[d] = k.Clone()
 	return nil

@@ -29,6 +29,8 @@ type tlsSocket struct {
 	client bool
 	keys   [2]record.Keys // as they were given, for getsockopt
 
+	full int // TLS_TX_MAX_PAYLOAD_LEN; 0: as it is at first
+
 	filterLocked bool // SO_LOCK_FILTER
 
 	control *control      // AFTLS_CONTROL_FD was asked for

@@ -33,6 +33,7 @@ type Sender struct {
 	sealer *record.Sealer
 	max    uint64
 	pad    int
+	most   int // bytes of payload in a record; 0: record.MaxPlaintext
 
 	batch []byte // borrowed; nil while out is empty
 	out   []byte // in batch: sealed, not yet taken by the carrier
@@ -73,6 +74,9 @@ func (s *Sender) SetKeys(k record.Keys) error {
 	}
 	n.SetMaxRecords(s.max)
 	n.SetPadding(s.pad)
+	if s.most > 0 {
+		n.SetMaxPayload(s.most)
+	}
 	if s.sealer != nil {
 		s.sealer.Wipe()
 	}
@@ -80,6 +84,15 @@ func (s *Sender) SetKeys(k record.Keys) error {
 	s.stats.keyed(k)
 	s.note()
 	return nil
+}
+
+// SetMaxPayload lowers how many bytes the records to come may hold, under these
+// keys and those that follow.
+func (s *Sender) SetMaxPayload(n int) {
+	s.most = n
+	if s.sealer != nil {
+		s.sealer.SetMaxPayload(n)
+	}
 }
 
 // Limits returns the maxRecords and padding that the sender was made with.
@@ -142,22 +155,25 @@ func (s *Sender) Left() uint64 {
 	return 0
 }
 
-// segmentPayload is the payload of a record that fills one segment.
-func (s *Sender) segmentPayload() int { return segment - s.sealer.SealedLen(0) }
+// segmentPayload is the payload of a record that fills one segment, or of the
+// longest if that is shorter.
+func (s *Sender) segmentPayload() int {
+	return min(segment-s.sealer.SealedLen(0), s.sealer.MaxPayload())
+}
 
 // layout is how the next batch of data is cut: payload bytes of a record, and
 // how many records at most.
 func (s *Sender) layout(now time.Time) (payload, count int) {
-	payload, count = record.MaxPlaintext, records()
+	payload = s.sealer.MaxPayload()
+	count = records() * record.MaxRecord / s.sealer.SealedLen(payload)
 	t := now.UnixNano() // a step of the clock costs or saves a ramp, no more
 	if s.ramped >= rampEnd && t-s.last > int64(rampIdle) {
 		s.ramped = 0
 	}
 	s.last = t
 	if s.ramped < rampEnd {
-		payload = s.segmentPayload()
-		if s.ramped >= rampFirst {
-			payload *= rampRecords
+		if payload = s.segmentPayload(); s.ramped >= rampFirst {
+			payload = min(payload*rampRecords, s.sealer.MaxPayload())
 		}
 		count = rampFirst / payload
 	}
@@ -202,7 +218,8 @@ func (s *Sender) Write(v *[][]byte, limit int) (n int, err error) {
 		if count == 0 {
 			return n, record.ErrKeyLimit
 		}
-		s.borrow(min(limit-n, payload*count))
+		whole := min(limit-n, payload*count)
+		s.grow(s.sealer.SealedLen(whole) + whole/payload*(s.sealer.SealedLen(0)+1))
 		gate := s.gate.Load()
 		for ; count > 0 && n < limit; count-- {
 			room := min(payload, limit-n)
@@ -278,11 +295,6 @@ func length(v *[][]byte, limit int) (n int) {
 	return n
 }
 
-// borrow makes room behind s.out for records that hold n bytes.
-func (s *Sender) borrow(n int) {
-	s.grow(s.sealer.SealedLen(n) + n/segment*(s.sealer.SealedLen(0)+1))
-}
-
 // grow makes room for n bytes behind s.out, as far as a batch allows.
 func (s *Sender) grow(n int) {
 	if n = min(len(s.out)+n, batchSize); cap(s.out) >= n || len(s.out) > n {
@@ -308,13 +320,13 @@ func (s *Sender) drop() {
 	s.batch, s.out = nil, nil
 }
 
-// Seal commits one record of any type, payload of at most record.MaxPlaintext
-// bytes, behind everything that is committed. It sends nothing.
+// Seal commits one record of any type, payload of at most as many bytes as a
+// record may hold, behind everything that is committed. It sends nothing.
 func (s *Sender) Seal(typ record.ContentType, payload []byte) (err error) {
 	if s.sealer == nil {
 		return ErrNoKeys
 	}
-	if len(payload) > record.MaxPlaintext {
+	if len(payload) > s.sealer.MaxPayload() {
 		return record.ErrTooLarge
 	}
 	if typ == record.ApplicationData {

@@ -105,6 +105,55 @@ func TestBatch(t *testing.T) {
 	}
 }
 
+// TestMaxPayload: no record is longer, whatever it is sent with, and under the keys
+// that follow, too; a batch holds more of them.
+func TestMaxPayload(t *testing.T) {
+	p := noise(1, 100000)
+	for _, suite := range []uint16{suite13, suite12} {
+		for _, most := range []int{1, 64, 1185, 1186, 5000, record.MaxPlaintext} {
+			p := p[:min(len(p), 1000*most)]
+			lent(t)
+			c := new(script)
+			s := newSender(t, c, suite)
+			s.SetMaxPayload(most)
+			k := keysNow(t, s)
+			for i, send := range []func() (int, error){
+				func() (int, error) { return s.WriteOne(p, len(p)) },
+				func() (int, error) { return copyAll(s, NewSource(tempFile(t, p))) },
+				func() (int, error) { return copyAll(s, NewSource(bytes.NewReader(p))) },
+				func() (int, error) { return s.WriteOne(p, len(p)) },
+			} {
+				if i == 3 {
+					if k = testKeys(t, suite); s.SetKeys(k) != nil {
+						t.Fatal("no keys")
+					}
+				}
+				c.out, c.writes = nil, nil
+				if n, err := send(); n != len(p) || err != nil {
+					t.Fatal(n, err)
+				}
+				longest := 0
+				for _, r := range openAll(t, k, c.out) {
+					longest = max(longest, len(r.p))
+				}
+				if longest != min(most, len(p)) {
+					t.Errorf("at most %d: a record holds %d bytes", most, longest)
+				}
+				if !bytes.Equal(data(t, k, c.out), p) {
+					t.Errorf("at most %d: data differ", most)
+				}
+				if i == 0 && len(c.writes) > len(p)/rampFirst+2 {
+					t.Errorf("at most %d: %d Writes for %d bytes", most, len(c.writes), len(p))
+				}
+				k = keysNow(t, s)
+			}
+			if err := s.Seal(record.Handshake, make([]byte, most+1)); err != record.ErrTooLarge {
+				t.Errorf("a record of %d bytes: %v", most+1, err)
+			}
+		}
+	}
+}
+
 // TestWriteVector: slices are packed into common records, and taken from v as
 // far as they were sealed.
 func TestWriteVector(t *testing.T) {

@@ -198,8 +198,8 @@ func (s *Source) Drop() {
 // errors are those of Write.
 //
 // Payloads that lie where this sender's records want them are sealed in place.
-// After a plain Read, a change of suite since Plan, with a gate, or behind
-// something that is still unsent they are copied.
+// After a plain Read, a change of suite or of the longest payload since Plan,
+// with a gate, or behind something that is still unsent they are copied.
 func (s *Sender) Commit(src *Source, n int) (sealed int, err error) {
 	defer src.Drop()
 	if s.sealer == nil {
@@ -210,17 +210,22 @@ func (s *Sender) Commit(src *Source, n int) (sealed int, err error) {
 		return 0, flushErr
 	}
 	gate := s.gate.Load() // what it drops would leave a hole
-	inPlace := flushErr == nil && gate == nil && src.prefix == s.sealer.Prefix() && src.stride == s.sealer.SealedLen(src.size)
+	most := s.sealer.MaxPayload()
+	inPlace := flushErr == nil && gate == nil && src.size <= most && src.prefix == s.sealer.Prefix() && src.stride == s.sealer.SealedLen(src.size)
 	if inPlace {
 		s.batch, s.out = src.b, src.b[:0]
 	} else {
-		s.growAny((n + src.size - 1) / src.size * s.sealer.SealedLen(src.size))
+		most = min(most, src.size)
+		count := (n + src.size - 1) / src.size * ((src.size + most - 1) / most)
+		s.growAny(count * s.sealer.SealedLen(most))
 	}
 	for i := 0; sealed < n && err == nil; i++ {
 		p := src.place(i)
-		p = p[:min(len(p), n-sealed)]
-		if err = s.sealData(gate, p); err == nil {
-			sealed += len(p)
+		for p = p[:min(len(p), n-sealed)]; len(p) > 0 && err == nil; {
+			q := p[:min(len(p), most)]
+			if err = s.sealData(gate, q); err == nil {
+				sealed, p = sealed+len(q), p[len(q):]
+			}
 		}
 	}
 	if inPlace {

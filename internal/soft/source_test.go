@@ -176,6 +176,7 @@ func TestCommitAfterChange(t *testing.T) {
 				t.Fatal(err)
 			}
 		},
+		"shorter records": func(t *testing.T, s *Sender, c *script) { s.SetMaxPayload(333) },
 		"other stride": func(t *testing.T, s *Sender, c *script) {
 			s.pad = 5000
 			if err := s.SetKeys(testKeys(t, suite13)); err != nil {
@@ -214,6 +215,11 @@ func TestCommitAfterChange(t *testing.T) {
 				}
 				if !bytes.Equal(data(t, k, c.out), p[:n]) {
 					t.Error("data differ")
+				}
+				for _, r := range openAll(t, k, c.out) {
+					if len(r.p) > s.sealer.MaxPayload() {
+						t.Errorf("a record holds %d bytes", len(r.p))
+					}
 				}
 			})
 		}

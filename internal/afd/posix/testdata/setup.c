@@ -9,6 +9,9 @@
 #ifndef TLS_RX_EXPECT_NO_PAD
 #define TLS_RX_EXPECT_NO_PAD 4
 #endif
+#ifndef TLS_TX_MAX_PAYLOAD_LEN
+#define TLS_TX_MAX_PAYLOAD_LEN 5
+#endif
 
 static char got[4096];
 
@@ -167,6 +170,122 @@ static void c_options(void)
 	ERR(setsockopt(a, SOL_TLS, TLS_RX_EXPECT_NO_PAD, &on, sizeof on), EINVAL);
 	close_pair();
 	version = TLS_1_3_VERSION;
+}
+
+static int set_most(int fd, uint16_t n) { return setsockopt(fd, SOL_TLS, TLS_TX_MAX_PAYLOAD_LEN, &n, sizeof n); }
+
+static int most(int fd)
+{
+	uint16_t n;
+	socklen_t len = sizeof n;
+
+	if (getsockopt(fd, SOL_TLS, TLS_TX_MAX_PAYLOAD_LEN, &n, &len) < 0)
+		return -1;
+	return len == sizeof n ? n : -2;
+}
+
+/* wire reads what n bytes became; no record may have more than full, and those that
+ * are cut as the program sent them have just that but the last. */
+static void wire(size_t n, int full, int exact)
+{
+	size_t have = 0;
+
+	while (have < n) {
+		int r = wire_record(b);
+
+		TRUE(r > 0 && r <= full);
+		if (exact)
+			EQ(r, n - have < (size_t)full ? n - have : (size_t)full);
+		if (r <= 0)
+			return;
+		have += r;
+	}
+	EQ(have, n);
+}
+
+static void c_max_payload(void)
+{
+	static char big[3 * MAX_RECORD];
+	uint16_t n = 512;
+	uint32_t wide = 512;
+	socklen_t len = 1;
+	int fd[2];
+
+	open_raw();
+	EQ(most(a), MAX_RECORD);
+	ERR(set_most(a, 62), EINVAL);
+	ERR(set_most(a, MAX_RECORD + 1), EINVAL);
+	ERR(setsockopt(a, SOL_TLS, TLS_TX_MAX_PAYLOAD_LEN, &wide, sizeof wide), EINVAL);
+	ERR(setsockopt(a, SOL_TLS, TLS_TX_MAX_PAYLOAD_LEN, &n, 1), EINVAL);
+	ERR(setsockopt(a, SOL_TLS, TLS_TX_MAX_PAYLOAD_LEN, (void *)8, sizeof n), EFAULT);
+	ERR(getsockopt(a, SOL_TLS, TLS_TX_MAX_PAYLOAD_LEN, &n, &len), EINVAL);
+	/* It holds for what is written behind it. */
+	EQ(write(a, big, 1000), 1000);
+	EQ(set_most(a, 63), 0);
+	EQ(most(a), 63);
+	EQ(write(a, big, 6000), 6000);
+	EQ(set_most(a, 1000), 0);
+	EQ(write(a, big, sizeof big), sizeof big);
+	EQ(set_most(a, MAX_RECORD), 0);
+	EQ(write(a, big, sizeof big), sizeof big);
+	wire(1000, 1000, strict);
+	wire(6000, 63, strict);
+	wire(sizeof big, 1000, strict);
+	wire(sizeof big, MAX_RECORD, strict);
+	/* For records of other types, too. */
+	EQ(set_most(a, 100), 0);
+	EQ(send_type(a, HANDSHAKE, big, 250, 0), 250);
+	EQ(write(a, big, 250), 250);
+	wire(250, 100, 1);
+	wire(250, 100, strict);
+	if (strict) {
+		EQ(send(a, big, 10, MSG_MORE), 10);
+		ERR(set_most(a, 200), EBUSY);
+		EQ(most(a), 100);
+		EQ(write(a, big, 10), 10);
+		EQ(set_most(a, 200), 0);
+		wire(20, 100, 1);
+		/* Full ones leave, and what is held open is the rest. */
+		EQ(send(a, big, 450, MSG_MORE), 450);
+		wire(400, 200, 1);
+		EQ(ready(b, POLLIN), 0);
+		EQ(send(a, big, 150, MSG_MORE), 150);
+		EQ(set_most(a, 300), 0);
+		wire(200, 200, 1);
+	}
+	close_pair();
+	if (strict) { /* the numbers are those of the records */
+		struct tls12_crypto_info_aes_gcm_128 k;
+
+		open_raw();
+		EQ(set_most(a, 100), 0);
+		EQ(write(a, big, 1050), 1050);
+		len = sizeof k;
+		EQ(getsockopt(a, SOL_TLS, TLS_TX, &k, &len), 0);
+		EQ(k.rec_seq[7], 11);
+		EQ(k.rec_seq[6], 0);
+		close_pair();
+	}
+	version = TLS_1_2_VERSION;
+	open_raw();
+	ERR(set_most(a, 63), EINVAL);
+	EQ(set_most(a, 64), 0);
+	close_pair();
+	version = TLS_1_3_VERSION;
+
+	/* In front of the keys. */
+	tcp_pair(fd);
+	a = unkeyed(fd[0]);
+	b = fd[1];
+	if (ulp)
+		ERR(set_most(a, 63), EINVAL); /* as of TLS 1.2 */
+	EQ(set_most(a, 500), 0);
+	EQ(most(a), 500);
+	EQ(set_key(a, TLS_TX, 0), 0);
+	EQ(most(a), 500);
+	EQ(write(a, big, 5000), 5000);
+	wire(5000, 500, strict);
+	close_pair();
 }
 
 /* Records that came before the keys are opened with them. */
@@ -478,6 +597,7 @@ static const struct cell cells[] = {
 	{"bad_keys", c_bad_keys, K_TLS},
 	{"ciphers", c_ciphers, K_TLS},
 	{"tls_options", c_options, K_TLS},
+	{"max_payload", c_max_payload, K_TLS},
 	{"prequeue", c_prequeue, K_TLS},
 	{"half_keyed", c_half_keyed, K_ULP},
 	{"shared", c_shared, K_ULP},

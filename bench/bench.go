@@ -17,6 +17,7 @@
 //	peers.go, server.go   the server's process
 //	link.go               the client's connections
 //	row_*.go              one file for each row
+//	terminators_*.go      the other programs of the proxy row
 //	row_messages*.go      the row about package kcm, with its own servers and client
 //	row_datagrams*.go     the row about DTLS, with its own servers and client
 //	descriptors_*.go      the rows about 'aftls run' and 'aftls handd', and their program
@@ -320,13 +321,15 @@ const starts = 20
 // lives has measure take reps repetitions in parts, each with servers of its
 // own, and puts the samples together.
 func (r *runner) lives(reps int, measure func(reps int) (series, *float64, error)) (samples series, foreign *float64, err error) {
-	samples = make(series, len(peers))
 	for left := min(starts, reps); left > 0; left-- {
 		n := reps / left
 		reps -= n
 		part, others, err := measure(n)
 		if err != nil {
 			return nil, nil, err
+		}
+		if samples == nil {
+			samples = make(series, len(part))
 		}
 		for i := range samples {
 			samples[i] = append(samples[i], part[i]...)
@@ -336,6 +339,13 @@ func (r *runner) lives(reps int, measure func(reps int) (series, *float64, error
 		}
 	}
 	return samples, foreign, nil
+}
+
+// note puts a note into the report, once.
+func (r *runner) note(text string) {
+	if !slices.Contains(r.report.Notes, text) {
+		r.report.Notes = append(r.report.Notes, text)
+	}
 }
 
 // add puts a figure into the report.
@@ -361,6 +371,9 @@ func (r *runner) profile(p pace, begin bool) error {
 		names = peerNames()
 	}
 	for i, s := range p.servers {
+		if s.cpu != nil {
+			continue
+		}
 		command := "profile"
 		if begin {
 			path, err := profilePath(r.cfg.Profile, p.name, names[i], "cpu")

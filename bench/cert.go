@@ -23,6 +23,19 @@ type certificate struct {
 // serverName is what the certificate is for.
 const serverName = "localhost"
 
+// both writes certificate and key into one file.
+func (c certificate) both(name string) error {
+	var both []byte
+	for _, part := range []string{c.file, c.keyFile} {
+		b, err := os.ReadFile(part)
+		if err != nil {
+			return err
+		}
+		both = append(both, b...)
+	}
+	return os.WriteFile(name, both, 0o600)
+}
+
 // makeCertificate makes a self-signed ECDSA P-256 certificate in dir. Only the
 // owner may read either file.
 func makeCertificate(dir string, now time.Time) (c certificate, err error) {

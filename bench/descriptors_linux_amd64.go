@@ -110,6 +110,11 @@ func (r *runner) prepare(argv ...string) (*exec.Cmd, *words) {
 	if p := r.cfg.Placement; p.Taskset != "" {
 		argv = append([]string{p.Taskset, "-c", fmt.Sprintf("%d,%d", p.Server, p.Client)}, argv...)
 	}
+	return r.prepareHere(argv...)
+}
+
+// prepareHere makes one that says itself where it runs.
+func (r *runner) prepareHere(argv ...string) (*exec.Cmd, *words) {
 	cmd := exec.CommandContext(r.ctx, argv[0], argv[1:]...)
 	said := new(words)
 	cmd.Stderr = said

@@ -205,6 +205,15 @@ func (r *runner) startNginx(exe string, under bool) (*command, error) {
 	}
 	s.addr = addr
 	c := &command{process: s, said: said}
+	if err := r.listens(s); err != nil {
+		c.end()
+		return nil, fmt.Errorf("nginx: %w: %s", err, said)
+	}
+	return c, nil
+}
+
+// listens waits until a program that says nothing can be connected to.
+func (r *runner) listens(s *process) error {
 	gone := make(chan struct{})
 	go func() {
 		for s.out.Scan() { // nothing comes but the end
@@ -214,8 +223,7 @@ func (r *runner) startNginx(exe string, under bool) (*command, error) {
 	for deadline := time.Now().Add(patience); ; {
 		conn, err := r.dial(s)
 		if err == nil {
-			conn.Close()
-			return c, nil
+			return conn.Close()
 		}
 		select {
 		case <-gone:
@@ -224,8 +232,7 @@ func (r *runner) startNginx(exe string, under bool) (*command, error) {
 				continue
 			}
 		}
-		c.end()
-		return nil, fmt.Errorf("nginx does not listen: %w: %s", err, said)
+		return fmt.Errorf("it does not listen: %w", err)
 	}
 }
 

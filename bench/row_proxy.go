@@ -72,14 +72,23 @@ func (r *runner) proxyDown(names []string, servers []*process) error {
 			return err
 		}
 		defer closeLinks(ls[i])
+		// The first byte is really read, and the tickets in front of it with it:
+		// from there on there are records of data only.
+		for _, l := range ls[i] {
+			if err := backendAnswers(l, 1); err != nil {
+				return fmt.Errorf("%s: %w", names[i], err)
+			}
+			if _, err := io.ReadFull(l, make([]byte, 1)); err != nil {
+				return fmt.Errorf("%s: %w", names[i], err)
+			}
+		}
 	}
 	part := r.scale.proxyBytes / fileConns
 	p := pace{name: "proxy down", reps: r.reps(r.scale.reps), warm: true, servers: servers, peers: names}
 	figures, foreign, err := r.interleave(p, func(peer int) ([]float64, error) {
 		used, err := servers[peer].during(func() error {
 			return each(ls[peer], func(l *link) error {
-				command := binary.BigEndian.AppendUint64(nil, backendSends<<56|uint64(part))
-				if _, err := l.Write(command); err != nil {
+				if err := backendAnswers(l, part); err != nil {
 					return err
 				}
 				return l.skip(part, make([]byte, clientBuffer))
@@ -92,6 +101,12 @@ func (r *runner) proxyDown(names []string, servers []*process) error {
 	}
 	r.addOf(names, p.name, unitPerGB, figures[0], &Goal{Of: ofRatio, Max: 0.75}, foreign)
 	return nil
+}
+
+// backendAnswers has the backend send n bytes.
+func backendAnswers(w io.Writer, n int64) error {
+	_, err := w.Write(binary.BigEndian.AppendUint64(nil, backendSends<<56|uint64(n)))
+	return err
 }
 
 // proxyUp sends records that were sealed before the clock started, like receive.

@@ -9,6 +9,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -116,8 +117,9 @@ func TestRunQuick(t *testing.T) {
 			if len(p.Samples) != reps {
 				t.Errorf("%s, %s: %d samples of %d", res.Name, p.Peer, len(p.Samples), reps)
 			}
-			// A few connections may fit into memory that was there before.
-			if !(p.Min > 0) && !strings.HasPrefix(res.Name, "idle") {
+			// A few connections may fit into memory that was there before, and the
+			// time of other programs is counted in steps of 10 ms.
+			if !(p.Min > 0) && !strings.HasPrefix(res.Name, "idle") && slices.Contains(peerNames(), p.Peer) {
 				t.Errorf("%s, %s: %v", res.Name, p.Peer, p.Samples)
 			}
 		}

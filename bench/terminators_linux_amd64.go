@@ -74,7 +74,7 @@ backend plain
 `,
 	},
 	{
-		name: "hitch", program: "hitch", ask: "--version", version: regexp.MustCompile(`hitch (\S+)`),
+		name: "hitch", program: "hitch", ask: "--version", version: regexp.MustCompile(`hitch (\S+)`), check: hitchUser,
 		args: []string{"--config=@CONF@"},
 		conf: `
 frontend = "[@LISTENHOST@]:@LISTENPORT@"
@@ -86,6 +86,14 @@ workers = 1
 daemon = off
 `,
 	},
+}
+
+// hitchUser is whom hitch is to be, as it refuses to be root.
+func hitchUser(string) (top string, err error) {
+	if os.Getuid() == 0 {
+		top = "user = \"nobody\"\ngroup = \"nogroup\"\n"
+	}
+	return top, nil
 }
 
 // nginxStream finds out whether nginx has the stream module, and where.

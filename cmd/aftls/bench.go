@@ -31,7 +31,7 @@ for idle connections, and how long a client waits for a first byte. Lower is
 better, but for GB/s. The rows trap, handoff, setup, tlsfd, nginx and pumpmem are
 about 'aftls run' and 'aftls handd', and what programs would do without; messages
 is about package kcm, and other ways to share work; datagrams is about DTLS, beside
-pion/dtls.
+pion/dtls; proxy also beside nginx (stream), haproxy and hitch, where they are.
 
 Rows: ` + strings.Join(bench.Rows(), ", ") + ` (default: all).
 

@@ -20,7 +20,8 @@
 //	terminators_*.go      the other programs of the proxy row
 //	row_messages*.go      the row about package kcm, with its own servers and client
 //	row_datagrams*.go     the row about DTLS, with its own servers and client
-//	descriptors_*.go      the rows about 'aftls run' and 'aftls handd', and their program
+//	descriptors_*.go      the rows about 'aftls run' and 'aftls handd', and their program,
+//	                      with raw_linux_amd64.go
 //	stats.go, report.go, table.go
 package bench
 

@@ -134,17 +134,17 @@ const trapBurst = 50
 // it does not stop.
 func (p *program) trap(n int) (string, error) {
 	var sends, receives, nones time.Duration
-	b := []byte{1}
+	b, m := []byte{1}, new(rawMessage)
 	for done := 0; done < n; done += trapBurst {
 		begin := time.Now()
 		for range trapBurst {
-			if _, err := syscall.SendmsgN(p.a, b, nil, nil, 0); err != nil {
+			if _, err := m.call(syscall.SYS_SENDMSG, p.a, b); err != nil {
 				return "", os.NewSyscallError("sendmsg", err)
 			}
 		}
 		sent := time.Now()
 		for range trapBurst {
-			if n, _, _, _, err := syscall.Recvmsg(p.b, b, nil, 0); err != nil || n != 1 {
+			if n, err := m.call(syscall.SYS_RECVMSG, p.b, b); err != nil || n != 1 {
 				return "", errors.Join(fmt.Errorf("%d bytes", n), os.NewSyscallError("recvmsg", err))
 			}
 		}

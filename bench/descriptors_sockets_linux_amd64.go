@@ -113,16 +113,16 @@ func sockaddrTLS(fd int) syscall.Sockaddr {
 
 // tlsULP makes a TLS socket of a TCP socket, under its number.
 func tlsULP(fd int) error {
-	if err := syscall.SetsockoptString(fd, syscall.IPPROTO_TCP, tcpULP, "tls"); err != nil {
+	if err := rawSetsockopt(fd, syscall.IPPROTO_TCP, tcpULP, "tls"); err != nil {
 		return os.NewSyscallError("setsockopt TCP_ULP", err)
 	}
 	return setKeys(fd, tlsTX, cryptoInfo(ofServer), tlsRX, cryptoInfo(ofClient))
 }
 
 func setKeys(fd, txName int, tx []byte, rxName int, rx []byte) error {
-	err := syscall.SetsockoptString(fd, solTLS, txName, string(tx))
+	err := rawSetsockopt(fd, solTLS, txName, string(tx))
 	if err == nil {
-		err = syscall.SetsockoptString(fd, solTLS, rxName, string(rx))
+		err = rawSetsockopt(fd, solTLS, rxName, string(rx))
 	}
 	return os.NewSyscallError("setsockopt SOL_TLS", err)
 }

@@ -65,6 +65,7 @@ func handdSocket() string {
 
 func handd(ctx context.Context, stdout, stderr io.Writer, f handdFlags) error {
 	logger := slog.New(slog.NewTextHandler(stderr, nil))
+	tightHeap()
 	if err := afd.Undumpable(); err != nil {
 		return hint(err, "the daemon does not run where others can read its memory")
 	}

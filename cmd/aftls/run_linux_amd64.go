@@ -54,6 +54,7 @@ func runProgram(stderr io.Writer, args []string, f runFlags) error {
 	if f.family <= 0 || f.family > 0xffff {
 		return hint(fmt.Errorf("no address family %d", f.family), "choose one from 1 to 65535 that Linux does not use")
 	}
+	tightHeap()
 	s := &afd.Supervisor{Family: f.family, Strict: f.strict, Log: func(format string, args ...any) {
 		fmt.Fprintf(stderr, "aftls: "+format+"\n", args...)
 	}}

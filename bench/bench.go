@@ -143,7 +143,8 @@ func (r *runner) suite(id uint16) {
 }
 
 // Run measures and returns the report. It starts servers, all of which have
-// ended when it returns; what it wrote to disk, profiles apart, is removed.
+// ended when it returns; what it wrote to disk, profiles apart, is removed. After an
+// error the report has what was measured before it, if anything was.
 func Run(ctx context.Context, cfg Config) (*Report, error) {
 	chosen, err := choose(cfg.Rows)
 	if err != nil {
@@ -175,16 +176,25 @@ func Run(ctx context.Context, cfg Config) (*Report, error) {
 			continue
 		}
 		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+			return r.soFar(row.name), context.Cause(ctx)
 		}
 		if r.hung.Load() && err != nil {
 			err = fmt.Errorf("nothing more came within %v: %w", patience, err)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", row.name, err)
+			return r.soFar(row.name), fmt.Errorf("%s: %w", row.name, err)
 		}
 	}
 	return r.report, nil
+}
+
+// soFar is the report of a run that ended in a row, nil if nothing is in it.
+func (r *runner) soFar(row string) *Report {
+	if len(r.report.Results) == 0 {
+		return nil
+	}
+	r.note("the run ended during " + row + ": what comes behind was not measured")
+	return r.report
 }
 
 func choose(names []string) ([]row, error) {

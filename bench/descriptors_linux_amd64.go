@@ -38,7 +38,6 @@ func descriptorRows() []row {
 // Units.
 const (
 	unitMicro = "us"
-	unitSpeed = "GB/s" // higher is better
 	unitKB    = "kB"   // of 1024 bytes
 )
 

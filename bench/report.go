@@ -61,6 +61,9 @@ type Goal struct {
 	Met  bool    `json:"met"`
 }
 
+// unitSpeed is the unit in which more is better.
+const unitSpeed = "GB/s"
+
 // What a goal is of.
 const (
 	ofRatio    = "ratio"

@@ -257,3 +257,32 @@ note: `
 		t.Errorf("got\n%s\nwant in it\n%s", &b, want)
 	}
 }
+
+// The page has every figure, asks for nothing from elsewhere, and takes what it is
+// given as text.
+func TestWriteHTML(t *testing.T) {
+	rep := sampleReport()
+	rep.Notes = append(rep.Notes, "<b>bold</b>")
+	rep.Results = append(rep.Results, resultOf([]string{"a", "<i>"}, "nothing & zero", unitSpeed, series{{0}, {0}}, nil, nil))
+	var b bytes.Buffer
+	if err := rep.WriteHTML(&b); err != nil {
+		t.Fatal(err)
+	}
+	text := b.String()
+	for _, want := range []string{
+		"Chip 9", "<h3>send</h3>", "idle x 5000, after GC", "goal: ratio &lt;= 0.75: met", "crypto/tls", ">123<", "&lt;b&gt;bold", "nothing &amp; zero",
+		"more is better", "less is better",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("%q is not there", want)
+		}
+	}
+	for _, not := range []string{"http:", "https:", "src=", "url(", "<script", "<b>", "<i>", "NaN", "Inf"} {
+		if strings.Contains(text, not) {
+			t.Errorf("%q is there", not)
+		}
+	}
+	if n := strings.Count(text, "<svg"); n != len(rep.Results) || n != strings.Count(text, "</svg>") {
+		t.Errorf("%d pictures of %d figures", n, len(rep.Results))
+	}
+}

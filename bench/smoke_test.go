@@ -163,13 +163,17 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("enough")
 	cfg.Progress = func(row string, rep, reps int) {
-		if row == "echo" && rep == 1 {
+		if strings.HasPrefix(row, "echo") && rep == 1 {
 			cancel(why)
 		}
 	}
 	cfg.Rows = []string{"echo", "send"}
-	if _, err := Run(ctx, cfg); !errors.Is(err, why) {
+	rep, err := Run(ctx, cfg)
+	if !errors.Is(err, why) {
 		t.Errorf("got %v", err)
+	}
+	if rep == nil || len(rep.Results) != 1 || rep.Results[0].Name != "send" || len(rep.Notes) != 1 || !strings.Contains(rep.Notes[0], "during echo") {
+		t.Errorf("what was measured before was not kept: %+v", rep)
 	}
 	if left := entries(t, cfg.Dir); len(left) > 0 {
 		t.Errorf("left behind: %v", left)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ type benchFlags struct {
 	reps         int
 	quick, json  bool
 	profile, dir string
+	html         string
 	placement    string
 }
 
@@ -39,7 +41,7 @@ Servers are processes of their own, on one CPU (in firstbyte and the rows just
 named on both); the client is on another. Every repetition measures both, in changing order. The
 ratio is the median of those within each repetition, with a 95 % bootstrap
 interval. The table goes to stdout, progress to stderr.`,
-		Example:   "  aftls bench\n  aftls bench --reps 31 send receive\n  aftls bench --json > bench.json",
+		Example:   "  aftls bench\n  aftls bench --reps 31 send receive\n  aftls bench --json > bench.json\n  aftls bench --html bench.html proxy",
 		ValidArgs: bench.Rows(),
 		Args: func(c *cobra.Command, args []string) error {
 			return hint(cobra.OnlyValidArgs(c, args), "rows are: %s", strings.Join(bench.Rows(), ", "))
@@ -54,6 +56,8 @@ interval. The table goes to stdout, progress to stderr.`,
 	c.Flags().IntVar(&f.reps, "reps", 0, "repetitions of every row (default: the row's own number)")
 	c.Flags().BoolVar(&f.quick, "quick", false, "tiny amounts, to see that it works")
 	c.Flags().BoolVar(&f.json, "json", false, "print the report as JSON, with all samples")
+	c.Flags().StringVar(&f.html, "html", "", "write a page with pictures to this file, too")
+	c.MarkFlagFilename("html", "html")
 	c.Flags().StringVar(&f.profile, "profile", "", "folder for CPU profiles of the servers, by row and peer")
 	c.MarkFlagDirname("profile")
 	c.Flags().StringVar(&f.dir, "dir", "", "folder for temporary files (default: the system's)")
@@ -76,7 +80,7 @@ func runBench(c *cobra.Command, args []string, f benchFlags) error {
 		// From here on this is the client, on its CPU.
 		argv := []string{
 			"bench", "--placement=" + place.String(), fmt.Sprintf("--reps=%d", f.reps), fmt.Sprintf("--quick=%t", f.quick),
-			fmt.Sprintf("--json=%t", f.json), "--profile=" + f.profile, "--dir=" + f.dir,
+			fmt.Sprintf("--json=%t", f.json), "--profile=" + f.profile, "--dir=" + f.dir, "--html=" + f.html,
 		}
 		place = bench.Placement{Why: place.Become(append(argv, args...)...).Error()}
 	default:
@@ -99,16 +103,31 @@ func runBench(c *cobra.Command, args []string, f benchFlags) error {
 		Progress:  tell,
 	})
 	done()
-	if ctx.Err() != nil && c.Context().Err() == nil {
-		return hint(context.Cause(ctx), "nothing is kept of a run that was interrupted")
+	if rep != nil { // of a run that was interrupted, too
+		if werr := writeReport(rep, c.OutOrStdout(), f); werr != nil {
+			return werr
+		}
 	}
-	if err != nil {
-		return hint(err, "the lines above, if any, are those of the servers; try one row alone")
+	if ctx.Err() != nil && c.Context().Err() == nil {
+		return hint(context.Cause(ctx), "what was measured before is kept; the rest needs another run")
+	}
+	return hint(err, "the lines above, if any, are those of the servers; try one row alone")
+}
+
+func writeReport(rep *bench.Report, w io.Writer, f benchFlags) error {
+	if f.html != "" {
+		var page bytes.Buffer
+		if err := rep.WriteHTML(&page); err != nil {
+			return err
+		}
+		if err := os.WriteFile(f.html, page.Bytes(), 0o644); err != nil {
+			return hint(err, "--html is a file that can be written")
+		}
 	}
 	if f.json {
-		return rep.WriteJSON(c.OutOrStdout())
+		return rep.WriteJSON(w)
 	}
-	return rep.WriteTable(c.OutOrStdout())
+	return rep.WriteTable(w)
 }
 
 // progress writes one line over and over on a terminal, and a line for each

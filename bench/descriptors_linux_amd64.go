@@ -38,7 +38,7 @@ func descriptorRows() []row {
 // Units.
 const (
 	unitMicro = "us"
-	unitKB    = "kB"   // of 1024 bytes
+	unitKB    = "kB" // of 1024 bytes
 )
 
 // Peers of these rows.

@@ -27,7 +27,7 @@ func mbedtlsProgram(t *testing.T) func(args ...string) aftlstest.Command {
 	if program, err := aftlstest.CompileC(t, source, nil, libs...); err == nil {
 		return func(args ...string) aftlstest.Command { return aftlstest.Command{Name: program, Args: args} }
 	}
-	u := aftlstest.NeedUnpacked(t, "mbedtls", "trixie", "usr/include/mbedtls/ssl.h")
+	u := aftlstest.NeedRelease(t, "mbedtls", "trixie", "usr/include/mbedtls/ssl.h")
 	program := u.Compile(t, source, libs...)
 	return func(args ...string) aftlstest.Command { return u.Command(program, args...) }
 }

@@ -1,6 +1,7 @@
 package aftlstest
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -8,48 +9,57 @@ import (
 	"testing"
 )
 
-// Unpacked is a folder of unpacked packages of another release of Debian, with
-// programs that run with that release's libraries (.ci/peers makes it).
-type Unpacked struct{ root, libs string }
-
-// NeedUnpacked returns the packages of a release, which must have the given file.
-// The folders of all releases are in the one that AFTLS_PEERS names. Without it the
-// test is skipped, or fails if AFTLS_EXPECT names the word.
-func NeedUnpacked(t testing.TB, word, release, file string) Unpacked {
+// NeedUnpacked returns the folder with the given name in the one that AFTLS_PEERS
+// names, which must have the given file: libraries and programs that are newer than
+// this machine's (.ci/peers takes them). Without it the test is skipped, or fails if
+// AFTLS_EXPECT names the word.
+func NeedUnpacked(t testing.TB, word, name, file string) string {
 	t.Helper()
-	dir := os.Getenv("AFTLS_PEERS")
-	root := filepath.Join(dir, release)
-	libs, _ := filepath.Glob(filepath.Join(root, "usr/lib/*-linux-gnu"))
-	_, err := os.Stat(filepath.Join(root, file))
-	if dir != "" && len(libs) == 1 && err == nil {
-		return Unpacked{root, libs[0]}
+	all := os.Getenv("AFTLS_PEERS")
+	dir := filepath.Join(all, name)
+	if _, err := os.Stat(filepath.Join(dir, file)); all != "" && err == nil {
+		return dir
 	}
 	if Expected(word) {
-		t.Fatalf("%s of Debian %s is missing in the folder AFTLS_PEERS=%q, and AFTLS_EXPECT says that it is there", word, release, dir)
+		t.Fatalf("%s is missing in the folder %s of AFTLS_PEERS=%q, and AFTLS_EXPECT says that it is there", word, name, all)
 	}
-	t.Skipf("%s of Debian %s is missing (.ci/peers takes it, AFTLS_PEERS names its folder)", word, release)
-	return Unpacked{}
+	t.Skipf("%s is missing: .ci/peers takes it into a folder, which AFTLS_PEERS is to name", word)
+	return ""
 }
 
-// Command is a program of the release, or one that Compile made, and how to start it.
-func (u Unpacked) Command(program string, args ...string) Command {
+// Release is the unpacked packages of another release of Debian. What is run from
+// it has that release's libraries, the C library among them.
+type Release struct{ root, libs string }
+
+// NeedRelease is [NeedUnpacked] for a release.
+func NeedRelease(t testing.TB, word, release, file string) Release {
+	t.Helper()
+	r := Release{root: NeedUnpacked(t, word, release, file)}
+	libs, err := filepath.Glob(filepath.Join(r.root, "usr/lib/*-linux-gnu"))
+	if err != nil || len(libs) != 1 {
+		t.Fatalf("%s has its libraries in %v", r.root, libs)
+	}
+	r.libs = libs[0]
+	return r
+}
+
+// Command is a program of the release, by its path there, or one that Compile made,
+// and how to start it.
+func (r Release) Command(program string, args ...string) Command {
 	if !filepath.IsAbs(program) {
-		program = filepath.Join(u.root, program)
+		program = filepath.Join(r.root, program)
 	}
-	loader, _ := filepath.Glob(filepath.Join(u.libs, "ld-linux*"))
-	if len(loader) == 0 {
-		loader = []string{"the loader of " + u.root}
-	}
-	return Command{Name: loader[0], Args: append([]string{"--library-path", u.libs, program}, args...)}
+	loader, _ := filepath.Glob(filepath.Join(r.libs, "ld-linux*")) // none: there will be no such program
+	return Command{Name: strings.Join(loader, " "), Args: append([]string{"--library-path", r.libs, program}, args...)}
 }
 
 // Compile makes a program of a source in C with libraries of the release, and
 // returns its path.
-func (u Unpacked) Compile(t testing.TB, source string, libraries ...string) string {
+func (r Release) Compile(t testing.TB, source string, libraries ...string) string {
 	t.Helper()
-	// This machine's C library comes first: the compiler is made for it. At run
-	// time it is that of the release, which has more symbols.
-	flags := []string{"-idirafter", filepath.Join(u.root, "usr/include"), "-L", u.libs, "-Wl,--allow-shlib-undefined"}
+	// This machine's headers come first, as its compiler expects. The libraries
+	// may want more of the C library than it has: when they run they have theirs.
+	flags := []string{"-idirafter", filepath.Join(r.root, "usr/include"), "-L", r.libs, "-Wl,--allow-shlib-undefined"}
 	program, err := CompileC(t, source, flags, libraries...)
 	if err != nil {
 		t.Fatal(err)
@@ -57,8 +67,8 @@ func (u Unpacked) Compile(t testing.TB, source string, libraries ...string) stri
 	return program
 }
 
-// CompileC makes a program of a source in C with the libraries and further flags
-// of the compiler. The error has what that said.
+// CompileC makes a program of a source in C, with further flags of the compiler and
+// with libraries, and returns its path. The error says what the compiler said.
 func CompileC(t testing.TB, source string, flags []string, libraries ...string) (program string, err error) {
 	t.Helper()
 	program = filepath.Join(t.TempDir(), strings.TrimSuffix(filepath.Base(source), ".c"))
@@ -66,13 +76,8 @@ func CompileC(t testing.TB, source string, flags []string, libraries ...string) 
 	for _, l := range libraries {
 		args = append(args, "-l"+l)
 	}
-	out, err := exec.Command(Need(t, "cc"), args...).CombinedOutput()
-	if err != nil {
-		return "", &exec.Error{Name: "cc " + source, Err: &compileError{string(out)}}
+	if out, err := exec.Command(Need(t, "cc"), args...).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("cc %s: %w\n%s", source, err, out)
 	}
 	return program, nil
 }
-
-type compileError struct{ said string }
-
-func (e *compileError) Error() string { return e.said }

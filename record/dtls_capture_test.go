@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -123,6 +124,9 @@ func (o opened) count(from string, rec record.DatagramRecord) {
 		add("alert")
 	case record.ApplicationData:
 		add("data")
+		if rec.Epoch > 3 {
+			add("data after a KeyUpdate")
+		}
 	case record.Handshake:
 		for m := rec.Payload; len(m) >= 12; { // messages, or pieces of them (RFC 9147, 5.2)
 			add(handshakeNames[m[0]])
@@ -168,6 +172,9 @@ func (c *capture) check(t *testing.T) opened {
 			default:
 				count.count(d.from, rec)
 				sealed := d.d[at : len(d.d)-len(rest)]
+				if sealed[0]&0b0001_0000 != 0 {
+					count[d.from+" record with a CID"]++
+				}
 				if again := c.sealAgain(t, o, rec, sealed, c.cid[peer[d.from]]); !bytes.Equal(again, sealed) {
 					t.Fatalf("datagram %d, from the %s, byte %d: sealed again\n got %x\nwant %x", i, d.from, at, again, sealed)
 				}
@@ -234,24 +241,27 @@ func (c *capture) checkACK(t *testing.T, message []byte) {
 	}
 }
 
-// captured are the captures, and what each is there for.
-var captured = map[string][]string{}
-
 // TestDatagramsOfOthers opens what programs that others wrote have sent to each
 // other, and seals it again.
 func TestDatagramsOfOthers(t *testing.T) {
-	files, err := filepath.Glob("testdata/dtls13/*.txt")
-	if err != nil || len(files) != len(captured) {
-		t.Errorf("%d captures, want %d: %v", len(files), len(captured), err)
-	}
-	for name, wants := range captured {
-		t.Run(name, func(t *testing.T) {
-			got := readCapture(t, filepath.Join("testdata/dtls13", name+".txt")).check(t)
-			for _, what := range wants {
-				if got[what] == 0 {
-					t.Errorf("no %s: %v", what, got)
-				}
+	for _, x := range scenarios {
+		t.Run(x.name, func(t *testing.T) {
+			c := readCapture(t, filepath.Join("testdata/dtls13", x.name+".txt"))
+			if c.suite != x.suite || len(c.cid["client"]) != len(x.cid["client"])/2 || len(c.cid["server"]) != len(x.cid["server"])/2 {
+				t.Errorf("it is of suite %04x, with CIDs %x", c.suite, c.cid)
 			}
+			x.check(t, c)
 		})
+	}
+}
+
+// check checks a capture, and that all the scenario wants is in it.
+func (x scenario) check(t *testing.T, c *capture) {
+	t.Helper()
+	got := c.check(t)
+	for _, what := range slices.Concat(always, x.wants) {
+		if got[what] == 0 {
+			t.Errorf("no %s: %v", what, got)
+		}
 	}
 }

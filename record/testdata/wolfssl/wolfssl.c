@@ -3,7 +3,8 @@
 //	wolfssl server PORT SUITE CID CERT KEY
 //	wolfssl client PORT SUITE CID CA NAME
 //
-// CID is what the peer is to put into its records, in hexadecimal, or "-" for none.
+// CID is what the peer is to put into its records, in hexadecimal; with "" the peer
+// puts in none, with "-" neither end does.
 // Lines of standard input: "rekey" sends a KeyUpdate, another is a message. What
 // comes, and the secrets in the form of a key log, goes to standard output.
 #include <arpa/inet.h>
@@ -15,7 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <wolfssl/options.h>
+#include <wolfssl/wolfcrypt/settings.h>
 #include <wolfssl/ssl.h>
 
 static void die(const char *what, int err)
@@ -88,7 +89,8 @@ int main(int argc, char **argv)
 		for (unsigned i = 0; i < n && i < sizeof cid; i++)
 			sscanf(argv[4] + 2 * i, "%2hhx", &cid[i]);
 		must(wolfSSL_dtls_cid_use(ssl), "cid_use");
-		must(wolfSSL_dtls_cid_set(ssl, cid, n), "cid_set");
+		if (n > 0)
+			must(wolfSSL_dtls_cid_set(ssl, cid, n), "cid_set");
 	}
 	if (!server)
 		must(wolfSSL_check_domain_name(ssl, argv[6]), argv[6]);

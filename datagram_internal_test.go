@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -104,6 +105,50 @@ func TestDatagramSlotsMakeRoom(t *testing.T) {
 	}
 	if i := l.Info(); i.Refused != 1 || i.Handshakes != slots {
 		t.Errorf("%+v", i)
+	}
+}
+
+// Associations that nobody accepts keep their slots: a listener whose program hangs
+// holds so many, and not more.
+func TestDatagramsThatNobodyAccepts(t *testing.T) {
+	const slots, ready = 3, 1
+	config := &DatagramConfig{PSK: func([]byte) ([]byte, error) { return []byte("0123456789abcdef"), nil }, PSKIdentity: []byte("x")}
+	packet, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := newDatagramListener(packet, config, Options{}, slots, ready)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dial := func() error {
+		c, err := (&DatagramDialer{Config: config}).Dial("udp4", l.Addr().String())
+		if err == nil {
+			t.Cleanup(func() { c.Close() })
+		}
+		return err
+	}
+	for range slots + ready {
+		if err := dial(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := make(chan error, 1)
+	go func() { last <- dial() }()
+	for l.Info().Refused == 0 {
+		runtime.Gosched()
+	}
+	if i := l.Info(); i.Associations != slots+ready || i.Handshakes != slots {
+		t.Errorf("%+v", i)
+	}
+	for range slots + ready + 1 {
+		if _, err := l.AcceptConn(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := <-last; err != nil {
+		t.Error(err)
 	}
 }
 

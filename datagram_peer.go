@@ -1,7 +1,6 @@
 package aftls
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"sync/atomic"
@@ -22,13 +21,6 @@ type datagramPeer struct {
 // amplification is how many bytes may go to an address that is not proven for
 // each that came from there: what RFC 9000, 8 allows a server.
 const amplification = 3
-
-// ErrUnproven is returned for messages to a peer whose Connection ID came with the
-// address of another host: anybody who has an association can send with the address
-// of a victim. No more than three times as many bytes as came from there go there.
-// The connection goes on: write when the peer has sent more, or call
-// [DatagramConn.AddressProven] once it has answered what it could only read there.
-var ErrUnproven = errors.New("aftls: the peer has a new address, which may be somebody else's, and as much went there as may: let it answer something, and call AddressProven")
 
 // provenPeer is a peer that shook hands from there.
 func provenPeer(at soft.Path) datagramPeer {

@@ -1,6 +1,7 @@
 package aftls_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -137,5 +138,48 @@ func TestDatagramsToAnUnprovenAddress(t *testing.T) {
 		free()
 		move("10.0.0.2:2") // that it has proven once is long ago
 		spend()
+	})
+}
+
+// A Finished that comes again and again, from whomever, gets our last flight 32
+// times, and no more.
+func TestDatagramLastFlightGoesOutSoOften(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, ccfg, scfg := datagramConfigs(t)
+		network := aftlstest.NewLossy(1, aftlstest.Weather{})
+		var flights atomic.Int64
+		server := network.Listen("10.0.0.1:1")
+		server.Tap = func(d []byte) {
+			if d[0] == 20 { // ChangeCipherSpec
+				flights.Add(1)
+			}
+		}
+		l, err := aftls.NewDatagramListener(server, scfg, aftls.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		carrier := network.Dial("10.0.0.2:2", "10.0.0.1:1")
+		var last []byte
+		carrier.Tap = func(d []byte) { last = bytes.Clone(d) }
+		c, err := aftls.DatagramClient(context.Background(), carrier, ccfg, aftls.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		s, err := l.AcceptConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		finished := last
+		flights.Store(0)
+		for range 50 {
+			network.Inject("10.0.0.2:2", "10.0.0.1:1", finished)
+			synctest.Wait()
+		}
+		if n := flights.Load(); n != 32 {
+			t.Errorf("it went out %d times", n)
+		}
+		bothSay(t, c, s)
 	})
 }

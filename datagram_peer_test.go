@@ -67,8 +67,10 @@ func TestDatagramsToAnUnprovenAddress(t *testing.T) {
 		spend := func() {
 			t.Helper()
 			var err error
-			for err == nil {
-				_, err = s.Write(message)
+			for range 1000 {
+				if _, err = s.Write(message); err != nil {
+					break
+				}
 			}
 			n, errb := s.WriteBatch([][]byte{message, message})
 			var op *net.OpError

@@ -1,5 +1,5 @@
 # Every test target can be run by itself. AFTLS_EXPECT=openssl,gnutls,… (the words are
-# in .ci/run; beside them ebpf,netns,terminal) turns a skip for the want of such a program into a failure.
+# in .ci/run; beside them ebpf,ipv6,netns,terminal) turns a skip for the want of such a program into a failure.
 
 GO      ?= go
 FUZZFOR ?= 20s

@@ -15,16 +15,16 @@ import (
 )
 
 // datagramUDPPair is an association over loopback: with a carrier of its own,
-// and of a listener.
-func datagramUDPPair(t testing.TB, cidLen int) (client, server *aftls.DatagramConn) {
+// and of a listener on the given address.
+func datagramUDPPair(t testing.TB, listen string, cidLen int) (client, server *aftls.DatagramConn) {
 	t.Helper()
 	ca := aftlstest.NewCA(t)
-	l, err := aftls.ListenDatagram("udp", "127.0.0.1:0", &aftls.DatagramConfig{TLS: &tls.Config{Certificates: []tls.Certificate{ca.Leaf(t, "test.example")}}, CIDLen: cidLen}, aftls.Options{})
+	l, err := aftls.ListenDatagram("udp", listen+":0", &aftls.DatagramConfig{TLS: &tls.Config{Certificates: []tls.Certificate{ca.Leaf(t, "test.example")}}, CIDLen: cidLen}, aftls.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	c, err := (&aftls.DatagramDialer{Config: &aftls.DatagramConfig{TLS: &tls.Config{RootCAs: ca.Pool, ServerName: "test.example"}, CIDLen: cidLen}}).Dial("udp", l.Addr().String())
+	c, err := (&aftls.DatagramDialer{Config: &aftls.DatagramConfig{TLS: &tls.Config{RootCAs: ca.Pool, ServerName: "test.example"}, CIDLen: cidLen}}).Dial("udp", fmt.Sprintf("127.0.0.1:%d", l.Addr().(*net.UDPAddr).Port))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,8 +38,11 @@ func datagramUDPPair(t testing.TB, cidLen int) (client, server *aftls.DatagramCo
 
 func TestDatagramsDoNotAllocate(t *testing.T) {
 	needExactAllocations(t)
-	for _, cidLen := range []int{0, 8} {
-		client, server := datagramUDPPair(t, cidLen)
+	for _, x := range []struct {
+		listen string // empty: on all addresses, so that the system has to tell which
+		cidLen int
+	}{{"127.0.0.1", 0}, {"127.0.0.1", 8}, {"", 0}, {"", 8}} {
+		client, server := datagramUDPPair(t, x.listen, x.cidLen)
 		for _, p := range []struct {
 			name     string
 			from, to *aftls.DatagramConn
@@ -95,7 +98,7 @@ func TestDatagramsDoNotAllocate(t *testing.T) {
 						t.Error(err)
 					}
 				}); n != 0 {
-					t.Errorf("CID %d, %s, %s: %v allocations", cidLen, p.name, name, n)
+					t.Errorf("listening on %q, CID %d, %s, %s: %v allocations", x.listen, x.cidLen, p.name, name, n)
 				}
 			}
 		}
@@ -105,7 +108,7 @@ func TestDatagramsDoNotAllocate(t *testing.T) {
 // What is forged, replayed or of nobody makes no garbage either.
 func TestDatagramDropsDoNotAllocate(t *testing.T) {
 	needExactAllocations(t)
-	client, server := datagramUDPPair(t, 0)
+	client, server := datagramUDPPair(t, "127.0.0.1", 0)
 	from, err := net.Dial("udp", server.LocalAddr().String())
 	if err != nil {
 		t.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,12 +60,6 @@ type DatagramConn struct {
 	wuntil atomic.Int64
 }
 
-// datagramPeer is an address in both of its forms.
-type datagramPeer struct {
-	at   netip.AddrPort // the zero one on a connected carrier
-	addr net.Addr
-}
-
 // maxResent is how often the last flight is sent again. A peer that lost it asks
 // once a second or less.
 const maxResent = 32
@@ -105,15 +98,23 @@ func (c *DatagramConn) opError(op string, err error) error {
 	if err == nil || err == io.EOF {
 		return err
 	}
-	e := &net.OpError{Op: op, Net: "dtls", Source: c.local, Addr: c.RemoteAddr(), Err: err}
+	e := &net.OpError{Op: op, Net: "dtls", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 	if c.local != nil {
 		e.Net = c.local.Network()
 	}
 	return e
 }
 
-// LocalAddr is that of the carrier.
-func (c *DatagramConn) LocalAddr() net.Addr { return c.local }
+// LocalAddr is that of the carrier. Where a listener has several addresses, and
+// the system tells them apart, it is the one that the peer sends to.
+func (c *DatagramConn) LocalAddr() net.Addr {
+	at := c.peer.Load().at.Local
+	a, ok := c.local.(*net.UDPAddr)
+	if !at.IsValid() || !ok {
+		return c.local
+	}
+	return &net.UDPAddr{IP: at.AsSlice(), Port: a.Port}
+}
 
 // RemoteAddr is where the peer was last: with a Connection ID it may move.
 func (c *DatagramConn) RemoteAddr() net.Addr { return c.peer.Load().addr }

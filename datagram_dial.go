@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
-	"net/netip"
 	"time"
 
 	"github.com/aftls/aftls/internal/handover"
@@ -166,7 +165,7 @@ func datagramHandshake(ctx context.Context, carrier net.Conn, config *DatagramCo
 		return nil, err
 	}
 	c.carrier, c.arrivals = carrier, soft.NewArrivals(port)
-	c.receiveEarly(h.Early(), netip.AddrPort{})
+	c.receiveEarly(h.Early(), soft.Path{})
 	return c, nil
 }
 

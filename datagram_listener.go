@@ -13,7 +13,8 @@ import (
 
 // DatagramListener accepts associations of DTLS, thousands of them on one UDP
 // socket: Accept returns them when their handshake is done. It tells peers apart
-// by their address, and by their Connection ID where DatagramConfig.CIDLen asks
+// by their address and by ours that they send to, from which they are answered,
+// and by their Connection ID where DatagramConfig.CIDLen asks
 // for one; then the address follows the newest authentic record (RFC 9146, 6).
 //
 // One goroutine receives for all, opens what comes and puts it into the queue of
@@ -41,10 +42,10 @@ type DatagramListener struct {
 	// Taken by whoever routes; nobody holds the lock of an association meanwhile
 	// but that of the receiving side, which is taken first.
 	mu     sync.Mutex
-	byAddr map[netip.AddrPort]*DatagramConn
+	byAddr map[soft.Path]*DatagramConn
 	byCID  map[string]cidOwner
 	all    map[*DatagramConn]struct{}
-	slots  map[netip.AddrPort]*datagramSlot
+	slots  map[soft.Path]*datagramSlot
 	share  map[netip.Prefix]int
 	limit  int // slots
 	// Associations that no longer have a slot of their own, and that Accept has
@@ -95,8 +96,8 @@ func newDatagramListener(packet net.PacketConn, config *DatagramConfig, opt Opti
 	l := &DatagramListener{
 		packet: packet, config: config.handshake(), opt: opt,
 		ready: make(chan *DatagramConn, ready), done: make(chan struct{}), over: make(chan struct{}),
-		byAddr: make(map[netip.AddrPort]*DatagramConn), byCID: make(map[string]cidOwner), all: make(map[*DatagramConn]struct{}),
-		slots: make(map[netip.AddrPort]*datagramSlot), share: make(map[netip.Prefix]int), limit: slots,
+		byAddr: make(map[soft.Path]*DatagramConn), byCID: make(map[string]cidOwner), all: make(map[*DatagramConn]struct{}),
+		slots: make(map[soft.Path]*datagramSlot), share: make(map[netip.Prefix]int), limit: slots,
 		idle: defaultIdleTimeout,
 	}
 	if err := l.config.Check(false); err != nil {

@@ -4,11 +4,11 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"sync"
 	"time"
 
+	"github.com/aftls/aftls/internal/soft"
 	"github.com/aftls/aftls/record"
 )
 
@@ -79,7 +79,7 @@ func (c *DatagramConn) next(p []byte, wait bool) (size int, ok bool, err error) 
 			return 0, false, err
 		}
 		if len(c.left) > 0 {
-			if payload, ok := c.open(netip.AddrPort{}); ok {
+			if payload, ok := c.open(soft.Path{}); ok {
 				return copyMessage(p, payload), true, nil
 			}
 			continue
@@ -124,16 +124,17 @@ func (c *DatagramConn) readFailed(err error) error {
 
 // open opens the next record of c.left, which came from an address, and acts on
 // it. It returns the payload of one with data. It runs under rmu.
-func (c *DatagramConn) open(from netip.AddrPort) (payload []byte, ok bool) {
+func (c *DatagramConn) open(from soft.Path) (payload []byte, ok bool) {
+	size := len(c.left)
 	rec, rest, err := c.recv.Open(c.left)
-	c.left = rest
+	size, c.left = size-len(rest), rest
 	if err != nil {
 		c.dropped(err)
 		return nil, false
 	}
 	c.active.Store(true)
-	if rec.Newest && len(c.cid) > 0 && c.l != nil && from != c.peer.Load().at {
-		c.l.moved(c, from)
+	if len(c.cid) > 0 {
+		c.heardFrom(from, rec.Newest, size)
 	}
 	switch rec.Type {
 	case record.ApplicationData:
@@ -184,9 +185,12 @@ func (c *DatagramConn) resend() {
 		return
 	}
 	c.answered = true // once for a datagram, whatever else is in it
+	peer := c.peer.Load()
 	for _, d := range c.flight {
-		size := [1]int{len(d)}
-		c.port.Send(d, size[:], c.peer.Load().at)
+		if peer.spend(len(d)) == nil {
+			size := [1]int{len(d)}
+			c.port.Send(d, size[:], peer.at)
+		}
 	}
 }
 
@@ -220,7 +224,7 @@ func (c *DatagramConn) abort(err error, alert record.Alert) {
 // receive takes a datagram of the shared carrier: the listener's part of a Read.
 // It does not wait, and keeps nothing of d. It reports whether the queue has just
 // become crowded.
-func (c *DatagramConn) receive(d []byte, from netip.AddrPort) bool {
+func (c *DatagramConn) receive(d []byte, from soft.Path) bool {
 	c.rmu.Lock()
 	c.answered = false
 	before := c.queue.Crowded()
@@ -233,7 +237,7 @@ func (c *DatagramConn) receive(d []byte, from netip.AddrPort) bool {
 
 // receiveEarly takes the records that came for the association while the
 // handshake ran. A Finished among them is that which the handshake was done with.
-func (c *DatagramConn) receiveEarly(records [][]byte, from netip.AddrPort) {
+func (c *DatagramConn) receiveEarly(records [][]byte, from soft.Path) {
 	c.rmu.Lock()
 	c.answered = true
 	for _, d := range records {
@@ -243,7 +247,7 @@ func (c *DatagramConn) receiveEarly(records [][]byte, from netip.AddrPort) {
 	c.wake()
 }
 
-func (c *DatagramConn) queueAll(d []byte, from netip.AddrPort) {
+func (c *DatagramConn) queueAll(d []byte, from soft.Path) {
 	c.left = d
 	for len(c.left) > 0 && c.readable() == nil {
 		if payload, ok := c.open(from); ok && !c.queue.Put(payload) {

@@ -13,13 +13,14 @@ import (
 	"time"
 
 	"github.com/aftls/aftls/internal/handover"
+	"github.com/aftls/aftls/internal/soft"
 	"github.com/aftls/aftls/record"
 )
 
 // datagramSlot is a handshake under way in a DatagramListener.
 type datagramSlot struct {
 	h      *handover.DatagramHandshake
-	addr   netip.AddrPort
+	at     soft.Path
 	from   netip.Prefix
 	cid    []byte
 	random [32]byte  // of the ClientHello that it began with
@@ -39,11 +40,11 @@ func (s *datagramSlot) giveUp(err error) {
 // there again without a look into the tables, until they change.
 type lastRoute struct {
 	c       *DatagramConn
-	from    netip.AddrPort
+	from    soft.Path
 	changes uint64
 }
 
-func (l *DatagramListener) again(r *lastRoute, d []byte, from netip.AddrPort) bool {
+func (l *DatagramListener) again(r *lastRoute, d []byte, from soft.Path) bool {
 	if r.c == nil || r.changes != l.changes.Load() {
 		return false
 	}
@@ -55,7 +56,7 @@ func (l *DatagramListener) again(r *lastRoute, d []byte, from netip.AddrPort) bo
 
 // route brings a datagram to the association or the handshake that it is for.
 // Nothing in it is authentic yet: whoever gets it has to find out.
-func (l *DatagramListener) route(d []byte, from netip.AddrPort, last *lastRoute) {
+func (l *DatagramListener) route(d []byte, from soft.Path, last *lastRoute) {
 	var c *DatagramConn
 	var shaking bool
 	if l.again(last, d, from) {
@@ -81,7 +82,7 @@ func (l *DatagramListener) route(d []byte, from netip.AddrPort, last *lastRoute)
 // whose finds the association that a datagram is for. What is for a handshake it
 // hands on itself, under mu: there is no moment between a handshake and its
 // association in which a datagram is lost.
-func (l *DatagramListener) whose(d []byte, from netip.AddrPort, last *lastRoute) (c *DatagramConn, shaking bool) {
+func (l *DatagramListener) whose(d []byte, from soft.Path, last *lastRoute) (c *DatagramConn, shaking bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var s *datagramSlot
@@ -145,8 +146,8 @@ func isClientHello(d []byte) bool {
 func helloRandom(d []byte) [32]byte { return [32]byte(d[helloAt+2:]) }
 
 // begin takes a slot for the sender of a ClientHello, if there is one to have.
-func (l *DatagramListener) begin(d []byte, from netip.AddrPort) {
-	s := &datagramSlot{addr: from, from: network(net.TCPAddrFromAddrPort(from)), random: helloRandom(d), since: time.Now()}
+func (l *DatagramListener) begin(d []byte, from soft.Path) {
+	s := &datagramSlot{at: from, from: network(net.TCPAddrFromAddrPort(from.Peer)), random: helloRandom(d), since: time.Now()}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.shut || len(l.slots)+l.waiting >= l.limit && !l.evict() {
@@ -164,7 +165,7 @@ func (l *DatagramListener) begin(d []byte, from netip.AddrPort) {
 		}
 	}
 	var err error
-	s.h, err = handover.NewDatagramHandshake(l.config, false, l.Addr(), net.UDPAddrFromAddrPort(from), s.cid, func(b []byte) error {
+	s.h, err = handover.NewDatagramHandshake(l.config, false, l.Addr(), net.UDPAddrFromAddrPort(from.Peer), s.cid, func(b []byte) error {
 		size := [1]int{len(b)}
 		l.port.Send(b, size[:], from) // or it is lost, as it may be anywhere
 		return nil
@@ -212,10 +213,10 @@ func (l *DatagramListener) evict() bool {
 
 // drop takes a handshake out of the tables. It runs under mu.
 func (l *DatagramListener) drop(s *datagramSlot) {
-	if l.slots[s.addr] != s {
+	if l.slots[s.at] != s {
 		return
 	}
-	delete(l.slots, s.addr)
+	delete(l.slots, s.at)
 	if l.share[s.from]--; l.share[s.from] == 0 {
 		delete(l.share, s.from)
 	}
@@ -230,7 +231,7 @@ func (l *DatagramListener) handshake(ctx context.Context, s *datagramSlot) {
 	r, err := s.h.Run(ctx)
 	var c *DatagramConn
 	if err == nil {
-		c, err = newDatagramConn(l.port, l.Addr(), datagramPeer{at: s.addr, addr: net.UDPAddrFromAddrPort(s.addr)}, &r, l.opt)
+		c, err = newDatagramConn(l.port, l.Addr(), provenPeer(s.at), &r, l.opt)
 	}
 	if err == nil {
 		err = l.establish(s, c)
@@ -245,7 +246,7 @@ func (l *DatagramListener) handshake(ctx context.Context, s *datagramSlot) {
 		l.drop(s)
 		l.mu.Unlock()
 		if l.opt.HandshakeError != nil && !errors.Is(err, net.ErrClosed) {
-			l.opt.HandshakeError(net.UDPAddrFromAddrPort(s.addr), err)
+			l.opt.HandshakeError(net.UDPAddrFromAddrPort(s.at.Peer), err)
 		}
 		return
 	}
@@ -268,13 +269,13 @@ func (l *DatagramListener) establish(s *datagramSlot, c *DatagramConn) error {
 		l.mu.Unlock()
 		return net.ErrClosed
 	}
-	if o := l.byAddr[s.addr]; o != nil && len(o.cid) == 0 {
+	if o := l.byAddr[s.at]; o != nil && len(o.cid) == 0 {
 		old = o // the peer that proved to be there now cannot be another one
 	}
 	l.changes.Add(1)
 	l.drop(s)
 	l.waiting++
-	l.byAddr[s.addr] = c
+	l.byAddr[s.at] = c
 	if len(c.cid) > 0 {
 		l.byCID[string(c.cid)] = cidOwner{conn: c}
 	}
@@ -287,7 +288,7 @@ func (l *DatagramListener) establish(s *datagramSlot, c *DatagramConn) error {
 		l.forget(old)
 		old.wake()
 	}
-	c.receiveEarly(early, s.addr)
+	c.receiveEarly(early, s.at)
 	return nil
 }
 
@@ -308,7 +309,7 @@ func (l *DatagramListener) forget(c *DatagramConn) {
 // moved notes that the newest record of an association came from another
 // address, protected and with its Connection ID (RFC 9146, 6). An address that
 // another association is known by stays that one's.
-func (l *DatagramListener) moved(c *DatagramConn, to netip.AddrPort) {
+func (l *DatagramListener) moved(c *DatagramConn, to soft.Path) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, lives := l.all[c]; !lives {
@@ -321,7 +322,7 @@ func (l *DatagramListener) moved(c *DatagramConn, to netip.AddrPort) {
 	if l.byAddr[to] == nil {
 		l.byAddr[to] = c
 	}
-	c.peer.Store(&datagramPeer{at: to, addr: net.UDPAddrFromAddrPort(to)})
+	c.peer.Store(c.peer.Load().moved(to))
 }
 
 // lookForIdle gives up associations that were idle for the IdleTimeout, and the

@@ -32,6 +32,10 @@ type DatagramState struct {
 	send, recv   record.Keys
 	cid, peerCID []byte
 	peer         netip.AddrPort
+	local        netip.Addr // ours; the zero one where nobody knew
+	proven       netip.Addr // as in datagramPeer
+	limited      bool
+	credit       int64
 	messages     [][]byte
 	flight       [][]byte
 	ended        bool
@@ -66,7 +70,7 @@ func (st *DatagramState) wipe() {
 		clear(m)
 	}
 	st.messages, st.flight, st.exporter, st.identity = nil, nil, nil, nil
-	st.peer, st.tls = netip.AddrPort{}, tls.ConnectionState{}
+	st.peer, st.local, st.tls = netip.AddrPort{}, netip.Addr{}, tls.ConnectionState{}
 }
 
 // Detach takes the association out of the connection. It interrupts a Read and a
@@ -107,9 +111,10 @@ func (c *DatagramConn) detach() (*DatagramState, error) {
 	defer c.recv.Wipe()
 	defer c.send.Wipe()
 	defer c.queue.Drop()
-	st := &DatagramState{cid: c.cid, peerCID: c.peerCID, peer: c.peer.Load().at, tls: c.state, srtp: c.srtp, identity: c.identity, exporter: exporter}
-	if a, ok := c.RemoteAddr().(*net.UDPAddr); ok && !st.peer.IsValid() {
-		st.peer = netip.AddrPortFrom(a.AddrPort().Addr().Unmap(), a.AddrPort().Port())
+	st := &DatagramState{cid: c.cid, peerCID: c.peerCID, tls: c.state, srtp: c.srtp, identity: c.identity, exporter: exporter}
+	c.peer.Load().save(st)
+	if a, ok := c.LocalAddr().(*net.UDPAddr); ok && !a.IP.IsUnspecified() {
+		st.local = a.AddrPort().Addr().Unmap()
 	}
 	c.drain(st)
 	err := c.dead.Load()
@@ -152,7 +157,7 @@ func (c *DatagramConn) drain(st *DatagramState) {
 			c.left = d
 			continue
 		}
-		if payload, ok := c.open(netip.AddrPort{}); ok {
+		if payload, ok := c.open(soft.Path{}); ok {
 			st.messages = append(st.messages, bytes.Clone(payload))
 		}
 	}
@@ -166,7 +171,11 @@ func (c *DatagramConn) drain(st *DatagramState) {
 // the peer, which may be that which the state was detached from, or another one
 // with the same addresses. It takes both: on an error the carrier is closed.
 func ResumeDatagram(carrier net.Conn, st *DatagramState, opt Options) (*DatagramConn, error) {
-	c, err := resumeDatagram(soft.NewPort(carrier), carrier.LocalAddr(), datagramPeer{addr: carrier.RemoteAddr()}, st, opt)
+	peer := datagramPeer{addr: carrier.RemoteAddr()}
+	if st != nil {
+		peer = st.limit(peer)
+	}
+	c, err := resumeDatagram(soft.NewPort(carrier), carrier.LocalAddr(), peer, st, opt)
 	if err != nil {
 		carrier.Close()
 		return nil, opError("resume", carrier, err)
@@ -190,18 +199,19 @@ func (l *DatagramListener) Resume(st *DatagramState) (*DatagramConn, error) {
 }
 
 func (l *DatagramListener) resume(st *DatagramState) (*DatagramConn, error) {
-	if st != nil && (!st.peer.IsValid() || len(st.cid) > 0 && len(st.cid) != l.config.CIDLen) {
+	if st == nil {
+		return nil, ErrSpent
+	}
+	peer, ok := st.peerOn(l.port)
+	if !ok || len(st.cid) > 0 && len(st.cid) != l.config.CIDLen {
 		if err := st.take(); err != nil {
 			return nil, err
 		}
 		st.wipe()
 		return nil, ErrState
 	}
-	var at netip.AddrPort
-	if st != nil {
-		at = st.peer
-	}
-	c, err := resumeDatagram(l.port, l.Addr(), datagramPeer{at: at, addr: net.UDPAddrFromAddrPort(at)}, st, l.opt)
+	at := peer.at
+	c, err := resumeDatagram(l.port, l.Addr(), peer, st, l.opt)
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +268,7 @@ func resumeDatagram(port *soft.Port, local net.Addr, peer datagramPeer, st *Data
 }
 
 // datagramMagic starts every encoded DatagramState; the last byte is the version.
-const datagramMagic = "aftls datagram state\x01"
+const datagramMagic = "aftls datagram state\x02"
 
 // MarshalBinary encodes the state for another process, and spends it. What
 // exports keying material stays behind.
@@ -287,6 +297,10 @@ func (st *DatagramState) MarshalBinary() ([]byte, error) {
 		peer = st.peer.String()
 	}
 	addBytes(b, []byte(peer))
+	addBytes(b, st.local.AsSlice())
+	addBytes(b, st.proven.AsSlice())
+	addBool(b, st.limited)
+	b.AddUint64(uint64(st.credit))
 	addList(b, st.messages)
 	addList(b, st.flight)
 	addBool(b, st.ended)
@@ -308,12 +322,13 @@ func (st *DatagramState) MarshalBinary() ([]byte, error) {
 // Verified chains come back as one chain, as with [State.UnmarshalBinary].
 func (st *DatagramState) UnmarshalBinary(data []byte) error {
 	s := cryptobyte.String(data)
-	var magic, peer, proto []byte
+	var magic, peer, local, proven, proto []byte
+	var credit uint64
 	var certs [][]byte
 	var hasIdentity, verified bool
 	ok := s.ReadBytes(&magic, len(datagramMagic)) && string(magic) == datagramMagic &&
 		readKeys(&s, &st.send) && readKeys(&s, &st.recv) && readBytes(&s, &st.cid) && readBytes(&s, &st.peerCID) &&
-		readBytes(&s, &peer) && readList(&s, &st.messages) && readList(&s, &st.flight) && readBool(&s, &st.ended) &&
+		readBytes(&s, &peer) && readBytes(&s, &local) && readBytes(&s, &proven) && readBool(&s, &st.limited) && s.ReadUint64(&credit) && readList(&s, &st.messages) && readList(&s, &st.flight) && readBool(&s, &st.ended) &&
 		readBool(&s, &st.tls.DidResume) && readBytes(&s, &proto) && s.ReadUint16(&st.srtp) &&
 		readBool(&s, &hasIdentity) && readBytes(&s, &st.identity) && readList(&s, &certs) && readBool(&s, &verified) && s.Empty()
 	ok = ok && len(st.cid) <= record.MaxCID && len(st.peerCID) <= record.MaxCID &&
@@ -323,6 +338,8 @@ func (st *DatagramState) UnmarshalBinary(data []byte) error {
 		st.peer, err = netip.ParseAddrPort(string(peer))
 		ok = err == nil
 	}
+	ok = ok && addrFrom(local, &st.local) && addrFrom(proven, &st.proven)
+	st.credit = int64(credit)
 	for _, m := range st.messages {
 		ok = ok && len(m) <= record.MaxPlaintext
 	}
@@ -346,6 +363,13 @@ func (st *DatagramState) UnmarshalBinary(data []byte) error {
 	st.tls.Version, st.tls.CipherSuite, st.tls.HandshakeComplete = st.send.Version, st.send.Suite, true
 	st.tls.NegotiatedProtocol = string(proto)
 	return nil
+}
+
+// addrFrom decodes an address, or that there is none.
+func addrFrom(b []byte, a *netip.Addr) bool {
+	var ok bool
+	*a, ok = netip.AddrFromSlice(b)
+	return ok || len(b) == 0
 }
 
 func addList(b *cryptobyte.Builder, list [][]byte) {

@@ -17,9 +17,12 @@ import (
 func (c *DatagramConn) Write(p []byte) (int, error) {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
-	err := c.writable()
+	peer, err := c.peer.Load(), c.writable()
 	if err == nil {
-		err = c.writeFailed(c.send.Send(record.ApplicationData, p, c.peer.Load().at), len(p))
+		err = peer.spend(c.send.SealedLen(len(p)))
+	}
+	if err == nil {
+		err = c.writeFailed(c.send.Send(record.ApplicationData, p, peer.at), len(p))
 	}
 	if err != nil {
 		return 0, c.opError("write", err)
@@ -37,8 +40,15 @@ func (c *DatagramConn) WriteBatch(messages [][]byte) (n int, err error) {
 		if err = c.writable(); err != nil {
 			break
 		}
+		peer, batch := c.peer.Load(), messages[n:min(n+soft.MaxBatch, len(messages))]
+		if peer.credit != nil { // one by one, as far as it goes
+			batch = batch[:1]
+			if err = peer.spend(c.send.SealedLen(len(batch[0]))); err != nil {
+				break
+			}
+		}
 		var k int
-		k, err = c.send.SendBatch(messages[n:min(n+soft.MaxBatch, len(messages))], c.peer.Load().at)
+		k, err = c.send.SendBatch(batch, peer.at)
 		if n += k; err != nil {
 			err = c.writeFailed(err, len(messages[n]))
 		}

@@ -61,6 +61,13 @@ var (
 	// handshake from the same address, as after a restart.
 	ErrReplaced = errors.New("aftls: the peer began another association from the same address")
 
+	// ErrUnproven is returned for messages to a peer whose Connection ID came with the
+	// address of another host: anybody who has an association can send with the address
+	// of a victim. No more than three times as many bytes as came from there go there.
+	// The connection goes on: write when the peer has sent more, or call
+	// [DatagramConn.AddressProven] once it has answered what it could only read there.
+	ErrUnproven = errors.New("aftls: the peer has a new address, which may be somebody else's, and as much went there as may: let it answer something, and call AddressProven")
+
 	// ErrNoExporter is returned by ExportKeyingMaterial after Resume in
 	// another process.
 	ErrNoExporter = errors.New("aftls: keying material can only be exported where the handshake was")

@@ -1,6 +1,7 @@
 package aftlstest
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -96,10 +97,10 @@ func (r *Relay) back(from netip.AddrPort) *net.UDPConn {
 		b := make([]byte, 1<<16)
 		for {
 			n, err := c.Read(b)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
 			if err != nil {
-				if r.isShut() {
-					return
-				}
 				continue // the target is not there yet, or no more
 			}
 			r.see(false, b[:n])
@@ -109,10 +110,15 @@ func (r *Relay) back(from netip.AddrPort) *net.UDPConn {
 	return c
 }
 
-func (r *Relay) isShut() bool {
+// Rebind gives the clients other addresses at the target, as a NAT does. What is
+// under way to the old ones is lost.
+func (r *Relay) Rebind() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.shut
+	for from, c := range r.backs {
+		delete(r.backs, from)
+		c.Close()
+	}
 }
 
 func (r *Relay) close() {

@@ -131,8 +131,9 @@ func echoDatagrams(c *aftls.DatagramConn) error {
 }
 
 // execDatagrams runs the program with an end of messages as its standard input
-// and output. A message of the program that is too large for the path is lost,
-// as it may be on the way, and told of at the end. An empty one of the peer would
+// and output. A message of the program that is too large for the path, or for an
+// address that the peer has not proven, is lost, as it may be on the way, and told
+// of at the end. An empty one of the peer would
 // be the end for the program, and is left out.
 func execDatagrams(c *aftls.DatagramConn, program []string, stderr io.Writer) error {
 	ours, theirs, err := messagePair()
@@ -160,7 +161,7 @@ func execDatagrams(c *aftls.DatagramConn, program []string, stderr io.Writer) er
 			}
 			if _, err := c.Write(b[:n]); err != nil {
 				var large *aftls.DatagramTooLargeError
-				if errors.As(err, &large) {
+				if errors.As(err, &large) || errors.Is(err, aftls.ErrUnproven) {
 					lost = err
 					continue
 				}

@@ -41,6 +41,13 @@ type MTUError struct {
 
 func (e *MTUError) Error() string { return "soft: the datagram is larger than the path takes" }
 
+// Path is between whom datagrams pass: an association is known by both ends
+// (RFC 6347, 4.2.8). The zero one is that of a connected port.
+type Path struct {
+	Peer  netip.AddrPort
+	Local netip.Addr // that the peer sends to; the zero one where the port has only one, or cannot tell
+}
+
 // Port sends and receives datagrams in batches. It may be used by any number of
 // goroutines at once. Where the carrier is a UDP socket of Linux it uses
 // sendmmsg, recvmmsg, UDP_SEGMENT and UDP_GRO; UDP_SEGMENT is given up for good
@@ -54,6 +61,7 @@ type Port struct {
 	whole   atomic.Bool // UDP_SEGMENT works, as far as is known
 	grouped bool        // UDP_GRO is on
 	v6      bool        // the socket takes addresses of IPv6
+	local   bool        // the system tells which address of ours a datagram was sent to
 }
 
 // NewPort returns a port on a connected carrier. It does not own it.
@@ -92,8 +100,17 @@ func (p *Port) probe() {
 // whether they come in so (UDP_GRO).
 func (p *Port) Segments() (send, receive bool) { return p.whole.Load(), p.grouped }
 
+// Path is the one by which what passes between a peer and an address of ours comes
+// in on this port, if that can be told.
+func (p *Port) Path(peer netip.AddrPort, local netip.Addr) (path Path, ok bool) {
+	if !p.local {
+		return Path{Peer: peer}, peer.IsValid()
+	}
+	return Path{peer, local.Unmap().WithZone("")}, peer.IsValid() && local.IsValid()
+}
+
 // sendEach makes a call for each datagram.
-func (p *Port) sendEach(buf []byte, sizes []int, to netip.AddrPort) (n int, err error) {
+func (p *Port) sendEach(buf []byte, sizes []int, to Path) (n int, err error) {
 	for _, size := range sizes {
 		if err := p.sendOne(buf[:size], to); err != nil {
 			return n, err
@@ -104,20 +121,20 @@ func (p *Port) sendEach(buf []byte, sizes []int, to netip.AddrPort) (n int, err 
 	return n, nil
 }
 
-func (p *Port) sendOne(b []byte, to netip.AddrPort) (err error) {
+func (p *Port) sendOne(b []byte, to Path) (err error) {
 	switch {
 	case p.conn != nil:
 		_, err = p.conn.Write(b)
 	case p.udp != nil:
-		_, err = p.udp.WriteToUDPAddrPort(b, to)
+		_, err = p.udp.WriteToUDPAddrPort(b, to.Peer)
 	default:
-		_, err = p.packet.WriteTo(b, net.UDPAddrFromAddrPort(to))
+		_, err = p.packet.WriteTo(b, net.UDPAddrFromAddrPort(to.Peer))
 	}
 	return p.sendError(err, to)
 }
 
 // sendError gives "too long" its limit.
-func (p *Port) sendError(err error, to netip.AddrPort) error {
+func (p *Port) sendError(err error, to Path) error {
 	if err == nil {
 		return nil
 	}
@@ -128,7 +145,8 @@ func (p *Port) sendError(err error, to netip.AddrPort) error {
 }
 
 // receiveOne is one receive call into b.
-func (p *Port) receiveOne(b []byte) (n int, from netip.AddrPort, err error) {
+func (p *Port) receiveOne(b []byte) (n int, path Path, err error) {
+	var from netip.AddrPort
 	switch {
 	case p.conn != nil:
 		n, err = p.conn.Read(b)
@@ -139,10 +157,10 @@ func (p *Port) receiveOne(b []byte) (n int, from netip.AddrPort, err error) {
 		if n, a, err = p.packet.ReadFrom(b); err == nil {
 			u, ok := a.(*net.UDPAddr)
 			if !ok {
-				return 0, from, errors.New("the carrier has peers without a UDP address")
+				return 0, path, errors.New("the carrier has peers without a UDP address")
 			}
 			from = u.AddrPort()
 		}
 	}
-	return n, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), cause(err)
+	return n, Path{Peer: netip.AddrPortFrom(from.Addr().Unmap(), from.Port())}, cause(err)
 }

@@ -29,6 +29,9 @@ func (p *Port) setUp() {
 		if _, err := unix.GetsockoptInt(s, unix.IPPROTO_UDP, unix.UDP_SEGMENT); err == nil {
 			p.whole.Store(true)
 		}
+		if a, ok := p.udp.LocalAddr().(*net.UDPAddr); ok && p.packet != nil && a.IP.IsUnspecified() {
+			p.local = p.tellLocal(s) == nil
+		}
 		p.grouped = unix.SetsockoptInt(s, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
 	})
 }
@@ -39,9 +42,18 @@ type mmsghdr struct {
 	n   uint32
 }
 
-// cmsgRoom holds the one control message that is sent or received: UDP_SEGMENT
-// or UDP_GRO. Words, so that it is aligned.
-type cmsgRoom [4]uint64
+// tellLocal makes the socket tell which address of ours a datagram was sent to,
+// which answers have to come from: a peer knows us by no other.
+func (p *Port) tellLocal(s int) error {
+	if p.v6 { // also tells those of IPv4, mapped
+		return unix.SetsockoptInt(s, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
+	}
+	return unix.SetsockoptInt(s, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
+}
+
+// cmsgRoom holds the control messages that are sent or received: UDP_SEGMENT or
+// UDP_GRO, and IP_PKTINFO or the larger IPV6_PKTINFO. Words, so that it is aligned.
+type cmsgRoom [8]uint64
 
 // outgoing is the state of one sendmmsg, pooled so that it does not allocate.
 type outgoing struct {
@@ -50,6 +62,8 @@ type outgoing struct {
 	cmsg [MaxBatch]cmsgRoom
 	name unix.RawSockaddrInet6 // or the smaller one of IPv4
 	used int
+	from netip.Addr // of ours, where it is to be said
+	v6   bool
 
 	count  [MaxBatch]int // datagrams in each
 	at, n  int           // msgs[at:n] are to be sent
@@ -66,8 +80,9 @@ var outgoingPool = sync.Pool{New: func() any {
 }}
 
 // address sets the address of the peer; that of a connected socket is none.
-func (o *outgoing) address(to netip.AddrPort, v6 bool) {
-	o.used = 0
+func (o *outgoing) address(path Path, v6 bool) {
+	to := path.Peer
+	o.used, o.from, o.v6 = 0, path.Local, v6
 	if !to.IsValid() {
 		return
 	}
@@ -128,7 +143,7 @@ func (o *outgoing) sendmmsg(fd uintptr) bool {
 // shorter, that lie in b.
 func (o *outgoing) add(b []byte, size, count int) {
 	i := o.n
-	o.iov[i].Base = &b[0]
+	o.iov[i].Base = unsafe.SliceData(b)
 	o.iov[i].SetLen(len(b))
 	h := &o.msgs[i].hdr
 	*h = unix.Msghdr{Iov: &o.iov[i]}
@@ -136,16 +151,33 @@ func (o *outgoing) add(b []byte, size, count int) {
 	if o.used > 0 {
 		h.Name, h.Namelen = (*byte)(unsafe.Pointer(&o.name)), uint32(o.used)
 	}
+	used := 0
 	if count > 1 {
-		c := (*unix.Cmsghdr)(unsafe.Pointer(&o.cmsg[i]))
-		c.Level, c.Type = unix.IPPROTO_UDP, unix.UDP_SEGMENT
-		c.SetLen(unix.CmsgLen(2))
-		*(*uint16)(unsafe.Add(unsafe.Pointer(c), unix.CmsgLen(0))) = uint16(size)
-		h.Control = (*byte)(unsafe.Pointer(c))
-		h.SetControllen(unix.CmsgSpace(2))
+		*(*uint16)(o.control(i, &used, unix.IPPROTO_UDP, unix.UDP_SEGMENT, 2)) = uint16(size)
+	}
+	switch {
+	case !o.from.IsValid():
+	case o.v6:
+		*(*unix.Inet6Pktinfo)(o.control(i, &used, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)) = unix.Inet6Pktinfo{Addr: o.from.As16()}
+	case o.from.Is4():
+		*(*unix.Inet4Pktinfo)(o.control(i, &used, unix.IPPROTO_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)) = unix.Inet4Pktinfo{Spec_dst: o.from.As4()}
+	}
+	if used > 0 {
+		h.Control = (*byte)(unsafe.Pointer(&o.cmsg[i]))
+		h.SetControllen(used)
 	}
 	o.count[i] = count
 	o.n++
+}
+
+// control adds a control message with n bytes to those of message i, which take
+// used bytes, and returns where its data go.
+func (o *outgoing) control(i int, used *int, level, typ int32, n int) unsafe.Pointer {
+	c := (*unix.Cmsghdr)(unsafe.Add(unsafe.Pointer(&o.cmsg[i]), *used))
+	c.Level, c.Type = level, typ
+	c.SetLen(unix.CmsgLen(n))
+	*used += unix.CmsgSpace(n)
+	return unsafe.Add(unsafe.Pointer(c), unix.CmsgLen(0))
 }
 
 func (o *outgoing) release() {
@@ -158,7 +190,7 @@ func (o *outgoing) release() {
 
 // Send sends the datagrams that lie in buf one behind the other, at most
 // MaxBatch, and returns how many the carrier took. It waits until it takes them.
-func (p *Port) Send(buf []byte, sizes []int, to netip.AddrPort) (n int, err error) {
+func (p *Port) Send(buf []byte, sizes []int, to Path) (n int, err error) {
 	if p.udp == nil {
 		return p.sendEach(buf, sizes, to)
 	}
@@ -166,12 +198,8 @@ func (p *Port) Send(buf []byte, sizes []int, to netip.AddrPort) (n int, err erro
 	defer o.release()
 	o.address(to, p.v6)
 	if len(sizes) == 1 {
-		o.one = buf[:sizes[0]]
-		if err := p.raw.Write(o.tryOne); err != nil {
-			return 0, cause(err)
-		}
-		if o.errno != 0 {
-			return 0, p.sendError(os.NewSyscallError("sendto", o.errno), to)
+		if err := p.alone(o, buf[:sizes[0]], to); err != nil {
+			return 0, err
 		}
 		return 1, nil
 	}
@@ -186,8 +214,26 @@ func (p *Port) Send(buf []byte, sizes []int, to netip.AddrPort) (n int, err erro
 	return n, nil
 }
 
+// alone sends one datagram.
+func (p *Port) alone(o *outgoing, b []byte, to Path) error {
+	o.at, o.n, o.errno = 0, 0, 0
+	o.one = b
+	try, call := o.tryOne, "sendto"
+	if o.from.IsValid() { // which takes a control message to say
+		o.add(b, len(b), 1)
+		try, call = o.try, "sendmmsg"
+	}
+	if err := p.raw.Write(try); err != nil {
+		return cause(err)
+	}
+	if o.errno != 0 {
+		return p.sendError(os.NewSyscallError(call, o.errno), to)
+	}
+	return nil
+}
+
 // sendRuns sends with one call: every run of equal sizes is a message.
-func (p *Port) sendRuns(o *outgoing, buf []byte, sizes []int, to netip.AddrPort) (n, taken int, err error) {
+func (p *Port) sendRuns(o *outgoing, buf []byte, sizes []int, to Path) (n, taken int, err error) {
 	whole := p.whole.Load()
 	o.at, o.n, o.errno = 0, 0, 0
 	for at, i := 0, 0; i < len(sizes); {
@@ -209,12 +255,8 @@ func (p *Port) sendRuns(o *outgoing, buf []byte, sizes []int, to netip.AddrPort)
 	}
 	// Was it the segmenting, or the datagrams? One of them alone tells.
 	size := sizes[n]
-	o.one, o.errno = buf[taken:taken+size], 0
-	if err := p.raw.Write(o.tryOne); err != nil {
-		return n, taken, cause(err)
-	}
-	if o.errno != 0 {
-		return n, taken, p.sendError(os.NewSyscallError("sendto", o.errno), to)
+	if err := p.alone(o, buf[taken:taken+size], to); err != nil {
+		return n, taken, err
 	}
 	p.whole.Store(false)
 	return n + 1, taken + size, nil
@@ -264,10 +306,14 @@ func isTooLong(err error) bool { return errors.Is(err, syscall.EMSGSIZE) }
 // pathLimit asks the system for the path's MTU and returns what is left of it
 // for UDP's payload. A socket without a peer has no path: one that is
 // connected for this question alone has.
-func (p *Port) pathLimit(to netip.AddrPort) int {
+func (p *Port) pathLimit(to Path) int {
 	raw, v6 := p.raw, p.v6
-	if to.IsValid() {
-		c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	if to.Peer.IsValid() {
+		var from *net.UDPAddr
+		if to.Local.IsValid() {
+			from = &net.UDPAddr{IP: to.Local.AsSlice(), Zone: to.Peer.Addr().Zone()}
+		}
+		c, err := net.DialUDP("udp", from, net.UDPAddrFromAddrPort(to.Peer))
 		if err != nil {
 			return 0
 		}
@@ -275,7 +321,7 @@ func (p *Port) pathLimit(to netip.AddrPort) int {
 		if raw, err = c.SyscallConn(); err != nil {
 			return 0
 		}
-		v6 = to.Addr().Is6() && !to.Addr().Is4In6()
+		v6 = to.Peer.Addr().Is6() && !to.Peer.Addr().Is4In6()
 	} else if a, ok := p.udp.RemoteAddr().(*net.UDPAddr); ok {
 		v6 = a.IP.To4() == nil
 	}
@@ -309,7 +355,7 @@ type incoming struct {
 	at   int    // the place of left
 	left []byte // of it
 	size int    // of the datagrams in it
-	from netip.AddrPort
+	from Path
 
 	errno syscall.Errno
 	try   func(fd uintptr) bool
@@ -382,7 +428,7 @@ func (in *incoming) recvmmsg(fd uintptr) bool {
 }
 
 // next returns the next datagram, which lies in the buffer.
-func (in *incoming) next() (d []byte, from netip.AddrPort, ok bool) {
+func (in *incoming) next() (d []byte, from Path, ok bool) {
 	for len(in.left) == 0 {
 		if in.at >= in.n {
 			return nil, from, false
@@ -391,12 +437,8 @@ func (in *incoming) next() (d []byte, from netip.AddrPort, ok bool) {
 		in.at++
 		m := &in.msgs[i]
 		in.left = in.buf[i*segmentRoom : i*segmentRoom+int(m.n) : i*segmentRoom+int(m.n)]
-		in.size, in.from = max(int(m.n), 1), address(&in.name[i], int(m.hdr.Namelen))
-		if c := (*unix.Cmsghdr)(unsafe.Pointer(&in.cmsg[i])); int(m.hdr.Controllen) >= unix.CmsgLen(4) && c.Level == unix.IPPROTO_UDP && c.Type == unix.UDP_GRO {
-			if size := *(*int32)(unsafe.Add(unsafe.Pointer(c), unix.CmsgLen(0))); size > 0 {
-				in.size = int(size)
-			}
-		}
+		in.size, in.from = max(int(m.n), 1), Path{Peer: address(&in.name[i], int(m.hdr.Namelen))}
+		in.control(&in.cmsg[i], int(m.hdr.Controllen))
 		if m.hdr.Flags&unix.MSG_TRUNC != 0 {
 			in.left = nil // what was cut off cannot be authentic
 		}
@@ -404,6 +446,31 @@ func (in *incoming) next() (d []byte, from netip.AddrPort, ok bool) {
 	k := min(in.size, len(in.left))
 	d, in.left = in.left[:k:k], in.left[k:]
 	return d, in.from, true
+}
+
+// control reads the control messages of one place, of n bytes.
+func (in *incoming) control(room *cmsgRoom, n int) {
+	for at := 0; n-at >= unix.SizeofCmsghdr; {
+		c := (*unix.Cmsghdr)(unsafe.Add(unsafe.Pointer(room), at))
+		data := unsafe.Add(unsafe.Pointer(c), unix.CmsgLen(0))
+		size := int(c.Len) - unix.CmsgLen(0)
+		if size < 0 || size > n-at-unix.CmsgLen(0) {
+			return
+		}
+		switch {
+		case c.Level == unix.IPPROTO_UDP && c.Type == unix.UDP_GRO && size >= 4:
+			if s := *(*int32)(data); s > 0 {
+				in.size = int(s)
+			}
+		case c.Level == unix.IPPROTO_IP && c.Type == unix.IP_PKTINFO && size >= unix.SizeofInet4Pktinfo:
+			in.from.Local = netip.AddrFrom4((*unix.Inet4Pktinfo)(data).Spec_dst)
+		case c.Level == unix.IPPROTO_IPV6 && c.Type == unix.IPV6_PKTINFO && size >= unix.SizeofInet6Pktinfo:
+			if a := netip.AddrFrom16((*unix.Inet6Pktinfo)(data).Addr).Unmap(); !a.IsMulticast() {
+				in.from.Local = a
+			}
+		}
+		at += unix.CmsgSpace(size)
+	}
 }
 
 // address reads the sender's address; there is none on a connected socket.

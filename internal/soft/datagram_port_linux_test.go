@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -71,7 +70,7 @@ func TestPortSendsBatches(t *testing.T) {
 			t.Run(fmt.Sprintf("connected=%v refused=%v", connected, refuse), func(t *testing.T) {
 				lent(t)
 				a, b := udpPair(t)
-				from, to := NewPort(a), netip.AddrPort{}
+				from, to := NewPort(a), Path{}
 				if !connected {
 					c, err := net.ListenUDP("udp", nil)
 					if err != nil {
@@ -79,7 +78,7 @@ func TestPortSendsBatches(t *testing.T) {
 					}
 					defer c.Close()
 					a = c
-					from, to = NewPacketPort(c), b.LocalAddr().(*net.UDPAddr).AddrPort()
+					from, to = NewPacketPort(c), Path{Peer: b.LocalAddr().(*net.UDPAddr).AddrPort()}
 				}
 				if refuse {
 					// A socket without checksums gets no UDP_SEGMENT (udp_send_skb).
@@ -108,7 +107,7 @@ func TestPortSendsBatches(t *testing.T) {
 func TestPortTellsTheLimit(t *testing.T) {
 	a, b := udpPair(t)
 	into := NewPacketPort(b)
-	to := b.LocalAddr().(*net.UDPAddr).AddrPort()
+	to := Path{Peer: b.LocalAddr().(*net.UDPAddr).AddrPort()}
 	c, err := net.ListenUDP("udp4", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -116,8 +115,8 @@ func TestPortTellsTheLimit(t *testing.T) {
 	defer c.Close()
 	for _, p := range []struct {
 		port *Port
-		to   netip.AddrPort
-	}{{NewPort(a), netip.AddrPort{}}, {NewPacketPort(c), to}} {
+		to   Path
+	}{{NewPort(a), Path{}}, {NewPacketPort(c), to}} {
 		for _, sizes := range [][]int{{65508}, {10, 65508, 10}} {
 			n, err := p.port.Send(batchOf(sizes), sizes, p.to)
 			var e *MTUError
@@ -152,12 +151,12 @@ func TestPortKeepsToThePath(t *testing.T) {
 		a, b := udpPair(t)
 		from, into := NewPort(a), NewPacketPort(b)
 		many := []int{1372, 1372, 1372, 5}
-		if n, err := from.Send(batchOf(many), many, netip.AddrPort{}); n != len(many) || err != nil {
+		if n, err := from.Send(batchOf(many), many, Path{}); n != len(many) || err != nil {
 			t.Errorf("%d, %v", n, err)
 			return
 		}
 		for _, sizes := range [][]int{{1373}, {1373, 1373}, {1372, 1373}} {
-			n, err := from.Send(batchOf(sizes), sizes, netip.AddrPort{})
+			n, err := from.Send(batchOf(sizes), sizes, Path{})
 			var e *MTUError
 			if !errors.As(err, &e) || e.Limit != 1372 || n != 0 && sizes[0] != 1372 {
 				t.Errorf("%v: %d, %v", sizes, n, err)

@@ -4,7 +4,6 @@ package soft
 
 import (
 	"errors"
-	"net/netip"
 	"syscall"
 )
 
@@ -12,7 +11,7 @@ func (p *Port) setUp() {}
 
 // Send sends the datagrams that lie in buf one behind the other and returns how
 // many the carrier took.
-func (p *Port) Send(buf []byte, sizes []int, to netip.AddrPort) (int, error) {
+func (p *Port) Send(buf []byte, sizes []int, to Path) (int, error) {
 	return p.sendEach(buf, sizes, to)
 }
 
@@ -22,16 +21,16 @@ func isTooLong(err error) bool {
 	return errors.As(err, &e) && e == syscall.EMSGSIZE
 }
 
-func (p *Port) pathLimit(netip.AddrPort) int { return 0 }
+func (p *Port) pathLimit(Path) int { return 0 }
 
 // incoming is what one receive call brought.
 type incoming struct {
 	buf  []byte
-	from netip.AddrPort
+	from Path
 	left []byte
 }
 
-func (in *incoming) next() (d []byte, from netip.AddrPort, ok bool) {
+func (in *incoming) next() (d []byte, from Path, ok bool) {
 	if in.left == nil {
 		return nil, from, false
 	}

@@ -1,7 +1,6 @@
 package soft
 
 import (
-	"net/netip"
 	"sync/atomic"
 
 	"github.com/aftls/aftls/record"
@@ -18,10 +17,10 @@ type Arrivals struct {
 // NewArrivals returns the arrivals of a port.
 func NewArrivals(port *Port) *Arrivals { return &Arrivals{port: port} }
 
-// Next returns the next datagram, and its sender where the port has many peers.
+// Next returns the next datagram, and its path where the port has many peers.
 // It waits for one where wait is set; otherwise ok says whether there was one
 // among those that came before. The datagram is the caller's until the next call.
-func (a *Arrivals) Next(wait bool) (d []byte, from netip.AddrPort, ok bool, err error) {
+func (a *Arrivals) Next(wait bool) (d []byte, from Path, ok bool, err error) {
 	for {
 		if a.in != nil {
 			if d, from, ok = a.in.next(); ok {

@@ -1,7 +1,6 @@
 package soft
 
 import (
-	"net/netip"
 	"sync"
 
 	"github.com/aftls/aftls/record"
@@ -30,11 +29,10 @@ func NewDatagramSender(port *Port, k record.Keys, cid []byte, maxRecords uint64,
 	return s, nil
 }
 
-// Send seals p as one record and sends it to the peer (the zero address: that
-// of a connected port) in a datagram of its own. When the carrier does not take
+// Send seals p as one record and sends it to the peer in a datagram of its own. When the carrier does not take
 // it, it is lost. The errors are those of record's Seal, [*MTUError], and the
 // carrier's.
-func (s *DatagramSender) Send(typ record.ContentType, p []byte, to netip.AddrPort) error {
+func (s *DatagramSender) Send(typ record.ContentType, p []byte, to Path) error {
 	buf := get(s.sealer.SealedLen(len(p)))
 	defer put(buf)
 	b, err := s.sealer.Seal(buf[:0], typ, p)
@@ -65,7 +63,7 @@ var datagramBatches = sync.Pool{New: func() any { return new(batch) }}
 // SendBatch is Send of data for many payloads, as few calls as possible. It
 // returns how many were sent: those behind them were not, even where they were
 // sealed.
-func (s *DatagramSender) SendBatch(payloads [][]byte, to netip.AddrPort) (n int, err error) {
+func (s *DatagramSender) SendBatch(payloads [][]byte, to Path) (n int, err error) {
 	if len(payloads) == 1 {
 		if err := s.Send(record.ApplicationData, payloads[0], to); err != nil {
 			return 0, err
@@ -105,6 +103,9 @@ func (s *DatagramSender) SendBatch(payloads [][]byte, to netip.AddrPort) (n int,
 	}
 	return n, err
 }
+
+// SealedLen is how many bytes of a datagram a payload of n bytes becomes.
+func (s *DatagramSender) SealedLen(n int) int { return s.sealer.SealedLen(n) }
 
 // Overhead is how many bytes of a datagram are not its payload.
 func (s *DatagramSender) Overhead() int { return s.sealer.SealedLen(0) }

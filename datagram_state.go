@@ -34,7 +34,7 @@ type DatagramState struct {
 	peer         netip.AddrPort
 	messages     [][]byte
 	flight       [][]byte
-	ended        bool
+	ended, shut  bool // close_notify was received, was sent
 
 	tls      tls.ConnectionState
 	srtp     uint16
@@ -128,7 +128,7 @@ func (c *DatagramConn) detach() (*DatagramState, error) {
 	}
 	st.send, st.recv = c.send.Keys(), c.recv.Keys()
 	st.flight, c.flight = c.flight, nil
-	st.ended = c.ended.Load()
+	st.ended, st.shut = c.ended.Load(), c.shut
 	return st, nil
 }
 
@@ -254,11 +254,12 @@ func resumeDatagram(port *soft.Port, local net.Addr, peer datagramPeer, st *Data
 		c.ended.Store(true)
 		c.rerr = io.EOF
 	}
+	c.shut = st.shut
 	return c, nil
 }
 
 // datagramMagic starts every encoded DatagramState; the last byte is the version.
-const datagramMagic = "aftls datagram state\x01"
+const datagramMagic = "aftls datagram state\x02"
 
 // MarshalBinary encodes the state for another process, and spends it. What
 // exports keying material stays behind.
@@ -290,6 +291,7 @@ func (st *DatagramState) MarshalBinary() ([]byte, error) {
 	addList(b, st.messages)
 	addList(b, st.flight)
 	addBool(b, st.ended)
+	addBool(b, st.shut)
 	addBool(b, st.tls.DidResume)
 	addBytes(b, []byte(st.tls.NegotiatedProtocol))
 	b.AddUint16(st.srtp)
@@ -313,7 +315,7 @@ func (st *DatagramState) UnmarshalBinary(data []byte) error {
 	var hasIdentity, verified bool
 	ok := s.ReadBytes(&magic, len(datagramMagic)) && string(magic) == datagramMagic &&
 		readKeys(&s, &st.send) && readKeys(&s, &st.recv) && readBytes(&s, &st.cid) && readBytes(&s, &st.peerCID) &&
-		readBytes(&s, &peer) && readList(&s, &st.messages) && readList(&s, &st.flight) && readBool(&s, &st.ended) &&
+		readBytes(&s, &peer) && readList(&s, &st.messages) && readList(&s, &st.flight) && readBool(&s, &st.ended) && readBool(&s, &st.shut) &&
 		readBool(&s, &st.tls.DidResume) && readBytes(&s, &proto) && s.ReadUint16(&st.srtp) &&
 		readBool(&s, &hasIdentity) && readBytes(&s, &st.identity) && readList(&s, &certs) && readBool(&s, &verified) && s.Empty()
 	ok = ok && len(st.cid) <= record.MaxCID && len(st.peerCID) <= record.MaxCID &&

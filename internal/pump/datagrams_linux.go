@@ -115,6 +115,7 @@ func (m *messages) take(fd uintptr) {
 	}
 	// The end of the program's writing looks like empty messages, for ever.
 	whole := 0 // up to the last that is none
+	bytes := 0
 	for i := range k {
 		m.sizes[i] = int(m.hdr[i].n)
 		m.touched = i + 1
@@ -122,6 +123,7 @@ func (m *messages) take(fd uintptr) {
 			k, m.long = i, true
 			break
 		}
+		bytes += m.sizes[i]
 		if m.sizes[i] > 0 {
 			m.list[m.n] = m.slots[i][:m.sizes[i]]
 			m.n++
@@ -129,13 +131,15 @@ func (m *messages) take(fd uintptr) {
 		}
 	}
 	e := m.end
-	if whole < k && hangup(int(fd), unix.POLLRDHUP|unix.POLLHUP) {
-		k = whole
-		if k == 0 && !m.long {
-			// Whatever it wrote before is in the queue by now.
-			n, err := e.inQueue(int(fd))
-			e.ended, m.err = n <= e.staleLen(), err
+	if whole < k && !m.long && hangup(int(fd), unix.POLLRDHUP|unix.POLLHUP) {
+		// Whatever it wrote before is in the queue by now.
+		n, err := e.inQueue(int(fd))
+		if err != nil {
+			m.err = err
 			return
+		}
+		if n <= e.staleLen()+bytes {
+			e.ended, k = true, whole
 		}
 	}
 	if k == 0 {

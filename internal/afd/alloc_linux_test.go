@@ -6,7 +6,6 @@ import (
 	"net"
 	"syscall"
 	"testing"
-
 )
 
 // Datagrams go from one program through two associations to another, and back, one at a

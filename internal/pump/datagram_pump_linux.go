@@ -67,7 +67,7 @@ func (p *DatagramPump) failed(err error) { p.failure.CompareAndSwap(nil, &err) }
 // Run is that of [Pump].
 func (p *DatagramPump) Run() (send, receive error) {
 	defer close(p.over)
-	p.end.f.SetReadDeadline(time.Time{}) // a Wake
+	p.rewait()
 	go func() {
 		defer close(p.sent)
 		send = p.send()
@@ -106,6 +106,14 @@ func (p *DatagramPump) Stop(detach func()) {
 	<-p.over
 }
 
+// rewait lets the end be waited for again behind a Wake, but for that of Stop.
+func (p *DatagramPump) rewait() {
+	p.end.f.SetReadDeadline(time.Time{})
+	if p.stopping.Load() {
+		p.end.Wake()
+	}
+}
+
 // lastTurns is how many batches of a program that never stops writing are sent after
 // Stop: more than its queue holds.
 const lastTurns = 64
@@ -139,10 +147,7 @@ func (p *DatagramPump) send() error {
 			return ErrStopped
 		}
 		if err == nil && errors.Is(waitErr, os.ErrDeadlineExceeded) {
-			p.end.f.SetReadDeadline(time.Time{}) // a Wake that came late
-			if p.stopping.Load() {
-				p.end.Wake()
-			}
+			p.rewait()
 			continue
 		}
 		if err == nil {
@@ -165,7 +170,7 @@ func (p *DatagramPump) send() error {
 		return err
 	}
 	for {
-		p.end.f.SetReadDeadline(time.Time{})
+		p.rewait()
 		if p.stopping.Load() {
 			return ErrStopped
 		}

@@ -1,5 +1,6 @@
 /* Datagrams: AF_TLS with SOCK_DGRAM, and what UDP does natively. */
 #include "posix.h"
+#include <linux/filter.h>
 
 #define DTLS_1_2 0xfefd
 #define AFTLS_MAX_MESSAGE 0x4008
@@ -272,6 +273,37 @@ static void c_dgram_refused(void)
 	a = b = -1;
 }
 
+/* There is one peer: an address of another is not looked at, and none is given. */
+static void c_dgram_addresses(void)
+{
+	struct sockaddr_in other = {.sin_family = AF_INET, .sin_port = htons(9)};
+	socklen_t len = sizeof other;
+
+	other.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	open_datagrams();
+	EQ(sendto(a, "x", 1, 0, (struct sockaddr *)&other, sizeof other), 1);
+	EQ(recvfrom(b, got, sizeof got, 0, (struct sockaddr *)&other, &len), 1);
+	EQ(len, 0);
+	close_pair();
+}
+
+/* The kernel runs a filter on the plaintext of every message. */
+static void c_dgram_filter(void)
+{
+	struct sock_filter code[] = {BPF_STMT(BPF_RET | BPF_K, 3)};
+	struct sock_fprog prog = {1, code};
+
+	open_datagrams();
+	EQ(setsockopt(a, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof prog), 0);
+	EQ(write(b, "abcdef", 6), 6);
+	EQ(read(a, got, sizeof got), 3);
+	SAME(got, "abc", 3);
+	EQ(setsockopt(a, SOL_SOCKET, SO_DETACH_FILTER, &prog, sizeof prog), 0);
+	EQ(write(b, "abcdef", 6), 6);
+	EQ(read(a, got, sizeof got), 6);
+	close_pair();
+}
+
 static void c_dgram_names(void)
 {
 	struct sockaddr_in at, peer;
@@ -537,6 +569,8 @@ static const struct cell cells[] = {
 	{"dgram_too_long", c_dgram_too_long, K_DATAGRAMS},
 	{"dgram_refused", c_dgram_refused, K_DATAGRAMS},
 	{"dgram_names", c_dgram_names, K_DATAGRAMS},
+	{"dgram_addresses", c_dgram_addresses, K_DTLS},
+	{"dgram_filter", c_dgram_filter, K_DTLS},
 	{"dgram_end", c_dgram_end, K_DTLS},
 	{"dgram_hostile", c_dgram_hostile, K_DTLS},
 	{"dgram_control", c_dgram_control, K_DTLS},

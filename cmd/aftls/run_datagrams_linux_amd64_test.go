@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -31,15 +32,14 @@ func freeUDPPort(t *testing.T) string {
 	return port
 }
 
-// The example of datagrams: OpenSSL does the handshake of DTLS 1.2, an AF_TLS socket has
-// the records, and programs that others wrote are at the other end, behind a link that
-// is a bad one once the handshake is done.
-func TestRunExampleDatagrams(t *testing.T) {
+// datagramExample builds examples/af_tls/dtls_echo.c, and certificates for it.
+func datagramExample(t *testing.T) (exe, cert, key, authority string) {
+	t.Helper()
 	cc := aftlstest.Need(t, "cc")
 	needSupervisor(t)
 	ca := aftlstest.NewCA(t)
-	cert, key, authority := ca.WriteFiles(t, ca.Leaf(t, "test.example"))
-	exe := filepath.Join(t.TempDir(), "dtls_echo")
+	cert, key, authority = ca.WriteFiles(t, ca.Leaf(t, "test.example"))
+	exe = filepath.Join(t.TempDir(), "dtls_echo")
 	out, err := exec.Command(cc, "-Wall", "-Wextra", "-Werror", "-I", "../../clients/c", "-o", exe,
 		"../../examples/af_tls/dtls_echo.c", "-lssl", "-lcrypto").CombinedOutput()
 	if err != nil {
@@ -48,6 +48,29 @@ func TestRunExampleDatagrams(t *testing.T) {
 		}
 		t.Fatalf("%v\n%s", err, out)
 	}
+	return exe, cert, key, authority
+}
+
+// echoes writes a line until it comes back: the link may lose it.
+func echoes(t *testing.T, c *aftlstest.Program, line string) {
+	t.Helper()
+	again := time.NewTicker(200 * time.Millisecond)
+	defer again.Stop()
+	for range 100 {
+		c.Say(line + "\n")
+		<-again.C
+		if strings.Contains(c.Output(), line) {
+			return
+		}
+	}
+	t.Fatalf("%q never came back: %s", line, c.Output())
+}
+
+// The example of datagrams: OpenSSL does the handshake of DTLS 1.2, an AF_TLS socket has
+// the records, and programs that others wrote are at the other end, behind a link that
+// is a bad one once the handshake is done.
+func TestRunExampleDatagrams(t *testing.T) {
+	exe, cert, key, authority := datagramExample(t)
 	for name, command := range map[string]func(host, port string) aftlstest.Command{
 		"openssl": func(host, port string) aftlstest.Command {
 			return aftlstest.Command{Name: "openssl", Args: []string{"s_client", "-dtls1_2", "-connect", net.JoinHostPort(host, port), "-CAfile", authority, "-verify_return_error", "-quiet", "-mtu", "1400"}}
@@ -76,22 +99,9 @@ func TestRunExampleDatagrams(t *testing.T) {
 				}
 			})
 			c := command(host, at).Start(t)
-			echoed := func(line string) {
-				t.Helper()
-				again := time.NewTicker(200 * time.Millisecond)
-				defer again.Stop()
-				for range 100 {
-					c.Say(line)
-					<-again.C
-					if strings.Contains(c.Output(), strings.TrimSpace(line)) {
-						return
-					}
-				}
-				t.Fatalf("%q never came back: %s\n%s", line, c.Output(), p.errors())
-			}
-			echoed("marker over a calm sea\n")
+			echoes(t, c, "marker over a calm sea")
 			relay.SetWeather(aftlstest.Weather{Drop: 0.2, Duplicate: 0.3, Reorder: 0.2})
-			echoed("marker over a rough sea\n")
+			echoes(t, c, "marker over a rough sea")
 			c.CloseInput()
 			p.Process.Signal(syscall.SIGTERM) // it runs for ever
 			st := p.stats(128 + int(syscall.SIGTERM))
@@ -123,21 +133,71 @@ func TestRunExampleDatagrams(t *testing.T) {
 	}
 }
 
+// kill -9 of the supervisor: the program goes with it, and what its peer still sends is
+// answered by nobody, in plaintext least of all.
+func TestRunDatagramsSupervisorKilled(t *testing.T) {
+	exe, cert, key, authority := datagramExample(t)
+	port := freeUDPPort(t)
+	p := start(t, "run", "--", exe, port, cert, key)
+	listening(t, port)
+	relay := aftlstest.NewRelay(t, "127.0.0.1:"+port, 3, aftlstest.Weather{})
+	_, at, err := net.SplitHostPort(relay.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var plain, afterwards, killed atomic.Bool
+	relay.Tap(func(toTarget bool, d []byte) {
+		if bytes.Contains(d, []byte("marker")) {
+			plain.Store(true)
+		}
+		if !toTarget && killed.Load() {
+			afterwards.Store(true)
+		}
+	})
+	c := aftlstest.Command{Name: "openssl", Args: []string{"s_client", "-dtls1_2", "-connect", net.JoinHostPort("127.0.0.1", at), "-CAfile", authority, "-quiet", "-mtu", "1400"}}.Start(t)
+	echoes(t, c, "marker before")
+	p.Process.Kill()
+	for by := time.Now().Add(20 * time.Second); bound(t, port); { // until the program has gone, too
+		if time.Now().After(by) {
+			t.Fatal("the program lives on")
+		}
+	}
+	killed.Store(true)
+	for range 5 {
+		c.Say("marker behind\n")
+	}
+	c.CloseInput()
+	c.Wait()
+	if plain.Load() || afterwards.Load() {
+		t.Errorf("plaintext on the wire: %v; answers from the dead: %v", plain.Load(), afterwards.Load())
+	}
+}
+
 // listening waits until somebody has the UDP port, and does not take it meanwhile.
 func listening(t *testing.T, port string) {
+	t.Helper()
+	for by := time.Now().Add(20 * time.Second); !bound(t, port); {
+		if time.Now().After(by) {
+			t.Fatal("the program does not listen")
+		}
+	}
+}
+
+// bound reports whether somebody has the UDP port.
+func bound(t *testing.T, port string) bool {
 	t.Helper()
 	n, err := strconv.Atoi(port)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for by := time.Now().Add(20 * time.Second); time.Now().Before(by); {
-		b, err := os.ReadFile("/proc/net/udp")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(string(b), fmt.Sprintf("0100007F:%04X ", n)) {
-			return
+	b, err := os.ReadFile("/proc/net/udp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 && f[1] == fmt.Sprintf("0100007F:%04X", n) {
+			return true
 		}
 	}
-	t.Fatal("the program does not listen")
+	return false
 }

@@ -636,6 +636,56 @@ func TestHandoffDatagramsRefuses(t *testing.T) {
 	}
 }
 
+// Many at once; and when their programs have gone nothing is left of them.
+func TestManyDatagramHandoffs(t *testing.T) {
+	p := newDatagramSide(t, datagramSuites["AES-128-GCM"])
+	before := len(openDescriptors(t))
+	for range 50 {
+		q := *p
+		q.udp, q.wire = connectedUDP(t)
+		q.handUDP(WantControl)
+		c := q.association()
+		exchange(t, q.data, c, []byte("hello"))
+		q.data.Close()
+		if n, err := c.Read(make([]byte, 10)); n != 0 || err != io.EOF {
+			t.Fatal(n, err)
+		}
+		if m := q.hear(); m.kind != msgRecord && m.kind != msgEnd {
+			t.Fatalf("%+v", m)
+		}
+		q.control.Close()
+		c.Close()
+		q.udp.Close()
+	}
+	for by := time.Now().Add(30 * time.Second); ; {
+		p.daemon.mu.Lock()
+		associations := 0
+		for x := range p.daemon.open {
+			if _, ok := x.(association); ok {
+				associations++
+			}
+		}
+		p.daemon.mu.Unlock()
+		now := len(openDescriptors(t))
+		if associations == 0 && now <= before {
+			return
+		}
+		if time.Now().After(by) {
+			t.Fatalf("%d associations, and %d descriptors that were %d", associations, now, before)
+		}
+		runtime.Gosched()
+	}
+}
+
+func openDescriptors(t *testing.T) []os.DirEntry {
+	t.Helper()
+	e, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
 // FuzzDatagramKeys reads keys of datagrams: those that are taken make a sealer and an
 // opener, and are written as they were read.
 func FuzzDatagramKeys(f *testing.F) {

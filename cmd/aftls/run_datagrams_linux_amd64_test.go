@@ -146,11 +146,19 @@ func TestRunDatagramsSupervisorKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	var plain, afterwards, killed atomic.Bool
+	asked := make(chan struct{}, 10)
 	relay.Tap(func(toTarget bool, d []byte) {
 		if bytes.Contains(d, []byte("marker")) {
 			plain.Store(true)
 		}
-		if !toTarget && killed.Load() {
+		switch {
+		case !killed.Load():
+		case toTarget:
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+		default:
 			afterwards.Store(true)
 		}
 	})
@@ -163,11 +171,15 @@ func TestRunDatagramsSupervisorKilled(t *testing.T) {
 		}
 	}
 	killed.Store(true)
-	for range 5 {
+	for range 3 {
 		c.Say("marker behind\n")
+		select {
+		case <-asked:
+		case <-time.After(20 * time.Second):
+			t.Fatal("the client says nothing more")
+		}
 	}
-	c.CloseInput()
-	c.Wait()
+	c.Kill()
 	if plain.Load() || afterwards.Load() {
 		t.Errorf("plaintext on the wire: %v; answers from the dead: %v", plain.Load(), afterwards.Load())
 	}

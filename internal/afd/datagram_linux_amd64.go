@@ -287,6 +287,8 @@ func (t *tlsSocket) datagramSocketOption(d *Datagrams, name int) ([]byte, error)
 		}
 	case unix.SO_DOMAIN:
 		value = unix.AF_INET6
+		t.mu.Lock()
+		defer t.mu.Unlock()
 		if a, ok := t.local.(*net.UDPAddr); ok && len(a.IP) == net.IPv4len {
 			value = unix.AF_INET
 		}

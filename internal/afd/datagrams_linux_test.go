@@ -16,6 +16,7 @@ import (
 
 	"github.com/aftls/aftls"
 	"github.com/aftls/aftls/aftlstest"
+	"github.com/aftls/aftls/internal/pump"
 	"github.com/aftls/aftls/record"
 	"golang.org/x/sys/unix"
 )
@@ -434,6 +435,7 @@ func TestHandoffDatagramsKeepToThePath(t *testing.T) {
 		if unsent := binary.NativeEndian.Uint64(m.body[80+24:]); unsent != 1 {
 			t.Errorf("%d were not sent", unsent)
 		}
+		warned(t, limit)
 	}()
 	<-done
 	if missing != nil {
@@ -441,6 +443,51 @@ func TestHandoffDatagramsKeepToThePath(t *testing.T) {
 			t.Fatalf("a network namespace is missing, and AFTLS_EXPECT says that it can be had: %v", missing)
 		}
 		t.Skipf("a network namespace is missing, which needs privilege: %v", missing)
+	}
+}
+
+// warned has a program without a control descriptor write what is too long for the path:
+// the next of its calls that can be answered says so, once.
+func warned(t *testing.T, limit int) {
+	udp, _ := connectedUDP(t)
+	f, err := udp.File()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer f.Close()
+	fd, err := unix.Dup(int(f.Fd()))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	carrier, err := pump.NewDatagramCarrier(fd)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	end, theirs, err := pump.NewDatagramPair()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	d := NewDatagrams(carrier, end, true)
+	over := make(chan error, 1)
+	go func() { over <- d.Run() }()
+	s := datagramSuites["AES-128-GCM"]
+	if err := d.Start(s.keys(t, 1), s.keys(t, 2)); err != nil || d.MaxMessage() != limit {
+		t.Error(err, d.MaxMessage())
+	}
+	theirs.Write(make([]byte, limit+1))
+	for err = nil; err == nil; err = d.TakeWarning() {
+		runtime.Gosched()
+	}
+	if errnoOf(err) != unix.EMSGSIZE || d.TakeWarning() != nil {
+		t.Error(err)
+	}
+	theirs.Close()
+	if err := <-over; err != nil {
+		t.Error(err)
 	}
 }
 

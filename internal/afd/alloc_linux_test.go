@@ -11,13 +11,7 @@ import (
 // Datagrams go from one program through two associations to another, and back, one at a
 // time and many, and nothing is allocated for them.
 func TestDatagramsAllocateNothing(t *testing.T) {
-	a := newDatagramSide(t, datagramSuites["AES-128-GCM"])
-	a.handUDP(0)
-	b := newDatagramSide(t, a.suite)
-	b.udp.Close()
-	b.udp = a.wire
-	b.tx, b.rx = a.rx, a.tx
-	b.handUDP(0)
+	a, b := handedPair(t)
 	fds := [2]int{blocking(t, a.data), blocking(t, b.data)}
 	m := make([]byte, 1200)
 	for _, count := range []int{1, 32} {

@@ -17,6 +17,7 @@ import (
 	"github.com/aftls/aftls"
 	"github.com/aftls/aftls/aftlstest"
 	"github.com/aftls/aftls/internal/pump"
+	"github.com/aftls/aftls/internal/soft"
 	"github.com/aftls/aftls/record"
 	"golang.org/x/sys/unix"
 )
@@ -731,6 +732,31 @@ func openDescriptors(t *testing.T) []os.DirEntry {
 		t.Fatal(err)
 	}
 	return e
+}
+
+// handedPair are two programs that are each other's peers.
+func handedPair(t *testing.T) (a, b *datagramSide) {
+	t.Helper()
+	a = newDatagramSide(t, datagramSuites["AES-128-GCM"])
+	b = newDatagramSide(t, a.suite)
+	b.udp, b.tx, b.rx = a.wire, a.rx, a.tx
+	a.handUDP(0)
+	b.handUDP(0)
+	return a, b
+}
+
+// An association that waits has no buffer.
+func TestIdleDatagramsHoldNothing(t *testing.T) {
+	before := soft.Borrowed()
+	a, b := handedPair(t)
+	for range 10 {
+		exchange(t, a.data, b.data, make([]byte, 1200))
+	}
+	for by := time.Now().Add(30 * time.Second); soft.Borrowed() > before; runtime.Gosched() {
+		if time.Now().After(by) {
+			t.Fatalf("%d buffers are lent, and nothing comes", soft.Borrowed()-before)
+		}
+	}
 }
 
 // FuzzDatagramKeys reads keys of datagrams: those that are taken make a sealer and an

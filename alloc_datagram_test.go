@@ -3,7 +3,6 @@
 package aftls_test
 
 import (
-	"crypto/tls"
 	"fmt"
 	"net"
 	"runtime"
@@ -11,30 +10,7 @@ import (
 	"time"
 
 	"github.com/aftls/aftls"
-	"github.com/aftls/aftls/aftlstest"
 )
-
-// datagramUDPPair is an association over loopback: with a carrier of its own,
-// and of a listener on the given address.
-func datagramUDPPair(t testing.TB, listen string, cidLen int) (client, server *aftls.DatagramConn) {
-	t.Helper()
-	ca := aftlstest.NewCA(t)
-	l, err := aftls.ListenDatagram("udp", listen+":0", &aftls.DatagramConfig{TLS: &tls.Config{Certificates: []tls.Certificate{ca.Leaf(t, "test.example")}}, CIDLen: cidLen}, aftls.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	c, err := (&aftls.DatagramDialer{Config: &aftls.DatagramConfig{TLS: &tls.Config{RootCAs: ca.Pool, ServerName: "test.example"}, CIDLen: cidLen}}).Dial("udp", fmt.Sprintf("127.0.0.1:%d", l.Addr().(*net.UDPAddr).Port))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	s, err := l.AcceptConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c.(*aftls.DatagramConn), s
-}
 
 func TestDatagramsDoNotAllocate(t *testing.T) {
 	needExactAllocations(t)

@@ -19,7 +19,8 @@ import (
 // forged, damaged or repeated on the way is dropped and counted, see [DatagramInfo].
 //
 // One reader and one writer may run at once; more of them wait for each other.
-// The handshake was that of pion/dtls, DTLS 1.2.
+// The handshake was that of pion/dtls, DTLS 1.2, or another library's, of which
+// [NewDatagramConn] was given the keys.
 type DatagramConn struct {
 	port    *soft.Port
 	carrier net.Conn          // its own, or
@@ -37,9 +38,11 @@ type DatagramConn struct {
 	flight   [][]byte // our last one, while the peer may lack it
 	answered bool     // the datagram that came last was answered with it
 	resent   int
+	seen     func(record.ContentType, []byte) // of keys that others brought
 
 	wmu  sync.Mutex
 	send *soft.DatagramSender
+	shut bool // close_notify was sent
 
 	cid, peerCID []byte
 	state        tls.ConnectionState
@@ -246,8 +249,8 @@ func (c *DatagramConn) Close() error {
 	if c.carrier != nil {
 		c.carrier.SetWriteDeadline(time.Now().Add(closeTimeout))
 	}
-	if c.dead.Load() == nil {
-		c.send.Send(record.AlertRecord, []byte{record.LevelWarning, byte(record.CloseNotify)}, c.peer.Load().at)
+	if c.dead.Load() == nil && !c.shut {
+		c.send.Send(record.AlertRecord, closeNotify[:], c.peer.Load().at)
 	}
 	c.send.Wipe()
 	c.wmu.Unlock()

@@ -66,6 +66,63 @@ func (c *DatagramConn) ReadBatch(bufs [][]byte, sizes []int) (n int, err error) 
 	return n, nil
 }
 
+// WaitRead waits until Read or ReadBatch would not, and takes nothing. Meanwhile it
+// holds no buffer. Its errors are those of Read.
+func (c *DatagramConn) WaitRead() error {
+	if c.l != nil {
+		return c.opError("read", c.waitQueue())
+	}
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	for {
+		if c.life.Load() != alive {
+			return c.opError("read", c.check())
+		}
+		if _, ok := c.queue.Next(); ok {
+			return nil
+		}
+		if err := c.readable(); err != nil {
+			return c.opError("read", err)
+		}
+		if len(c.left) > 0 {
+			if payload, ok := c.open(soft.Path{}); ok && !c.queue.Put(payload) {
+				c.lost.Add(1)
+			}
+			continue
+		}
+		d, _, _, err := c.arrivals.Next(true)
+		if err != nil {
+			return c.opError("read", c.readFailed(err))
+		}
+		c.left, c.answered = d, false
+	}
+}
+
+// waitQueue is WaitRead where a listener receives.
+func (c *DatagramConn) waitQueue() error {
+	for {
+		c.rmu.Lock()
+		err := c.check()
+		_, ok := c.queue.Next()
+		switch {
+		case err != nil && c.life.Load() != alive:
+			ok = false
+		case ok:
+			err = nil
+		case c.rtime.expired():
+			err = os.ErrDeadlineExceeded
+		default:
+			err = c.readable()
+		}
+		c.rmu.Unlock()
+		if ok || err != nil {
+			c.wake() // another reader
+			return err
+		}
+		<-c.come
+	}
+}
+
 // next is the next message that the carrier brings. It runs under rmu.
 func (c *DatagramConn) next(p []byte, wait bool) (size int, ok bool, err error) {
 	for {
@@ -135,6 +192,9 @@ func (c *DatagramConn) open(from soft.Path) (payload []byte, ok bool) {
 	c.active.Store(true)
 	if len(c.cid) > 0 {
 		c.heardFrom(from, rec.Newest, size)
+	}
+	if c.seen != nil && rec.Type != record.ApplicationData {
+		c.seen(rec.Type, rec.Payload)
 	}
 	switch rec.Type {
 	case record.ApplicationData:

@@ -38,7 +38,7 @@ type DatagramState struct {
 	credit       int64
 	messages     [][]byte
 	flight       [][]byte
-	ended        bool
+	ended, shut  bool // close_notify was received, was sent
 
 	tls      tls.ConnectionState
 	srtp     uint16
@@ -133,7 +133,7 @@ func (c *DatagramConn) detach() (*DatagramState, error) {
 	}
 	st.send, st.recv = c.send.Keys(), c.recv.Keys()
 	st.flight, c.flight = c.flight, nil
-	st.ended = c.ended.Load()
+	st.ended, st.shut = c.ended.Load(), c.shut
 	return st, nil
 }
 
@@ -264,6 +264,7 @@ func resumeDatagram(port *soft.Port, local net.Addr, peer datagramPeer, st *Data
 		c.ended.Store(true)
 		c.rerr = io.EOF
 	}
+	c.shut = st.shut
 	return c, nil
 }
 
@@ -304,6 +305,7 @@ func (st *DatagramState) MarshalBinary() ([]byte, error) {
 	addList(b, st.messages)
 	addList(b, st.flight)
 	addBool(b, st.ended)
+	addBool(b, st.shut)
 	addBool(b, st.tls.DidResume)
 	addBytes(b, []byte(st.tls.NegotiatedProtocol))
 	b.AddUint16(st.srtp)
@@ -328,7 +330,7 @@ func (st *DatagramState) UnmarshalBinary(data []byte) error {
 	var hasIdentity, verified bool
 	ok := s.ReadBytes(&magic, len(datagramMagic)) && string(magic) == datagramMagic &&
 		readKeys(&s, &st.send) && readKeys(&s, &st.recv) && readBytes(&s, &st.cid) && readBytes(&s, &st.peerCID) &&
-		readBytes(&s, &peer) && readBytes(&s, &local) && readBytes(&s, &proven) && readBool(&s, &st.limited) && s.ReadUint64(&credit) && readList(&s, &st.messages) && readList(&s, &st.flight) && readBool(&s, &st.ended) &&
+		readBytes(&s, &peer) && readBytes(&s, &local) && readBytes(&s, &proven) && readBool(&s, &st.limited) && s.ReadUint64(&credit) && readList(&s, &st.messages) && readList(&s, &st.flight) && readBool(&s, &st.ended) && readBool(&s, &st.shut) &&
 		readBool(&s, &st.tls.DidResume) && readBytes(&s, &proto) && s.ReadUint16(&st.srtp) &&
 		readBool(&s, &hasIdentity) && readBytes(&s, &st.identity) && readList(&s, &certs) && readBool(&s, &verified) && s.Empty()
 	ok = ok && len(st.cid) <= record.MaxCID && len(st.peerCID) <= record.MaxCID &&

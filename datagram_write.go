@@ -56,9 +56,57 @@ func (c *DatagramConn) WriteBatch(messages [][]byte) (n int, err error) {
 	return n, c.opError("write", err)
 }
 
+// WriteRecord sends a record of another type than data in a datagram of its own, for
+// a program that deals with them itself: an alert, or what is left of a handshake.
+// A close_notify is CloseWrite. The errors are those of Write, and [ErrRecordType]
+// for data and for types that no record has.
+func (c *DatagramConn) WriteRecord(typ record.ContentType, p []byte) error {
+	if typ == record.ApplicationData || typ == record.TLS12CID || typ == 0 {
+		return c.opError("write", ErrRecordType)
+	}
+	c.wmu.Lock()
+	defer c.wmu.Unlock()
+	err := c.writable()
+	if err == nil {
+		err = c.writeFailed(c.send.Send(typ, p, c.peer.Load().at), len(p))
+	}
+	if err == nil && typ == record.AlertRecord && len(p) == 2 && record.Alert(p[1]) == record.CloseNotify {
+		c.shut = true
+	}
+	return c.opError("write", err)
+}
+
+var closeNotify = [2]byte{record.LevelWarning, byte(record.CloseNotify)}
+
+// CloseWrite sends close_notify, once: it may be lost as any datagram. Writes after
+// it are [ErrShutdown]. Reading goes on until the peer's.
+func (c *DatagramConn) CloseWrite() error {
+	err := c.WriteRecord(record.AlertRecord, closeNotify[:])
+	if errors.Is(err, ErrShutdown) {
+		return nil
+	}
+	return err
+}
+
+// MaxMessage is the longest message that Write sends whole on this path, as far as the
+// system knows, in bytes: it may become less, and more.
+func (c *DatagramConn) MaxMessage() int {
+	limit := record.MaxPlaintext
+	if len(c.peerCID) > 0 {
+		limit--
+	}
+	if path := c.port.Limit(c.peer.Load().at); path > 0 {
+		limit = min(limit, max(path-c.send.Overhead(), 0))
+	}
+	return limit
+}
+
 func (c *DatagramConn) writable() error {
 	if err := c.check(); err != nil {
 		return err
+	}
+	if c.shut {
+		return ErrShutdown
 	}
 	if until := c.wuntil.Load(); until != 0 && time.Now().UnixNano() >= until {
 		return os.ErrDeadlineExceeded

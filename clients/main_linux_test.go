@@ -211,6 +211,17 @@ type program struct {
 	in    io.WriteCloser
 	lines chan string // what it said
 	err   bytes.Buffer
+
+	killed bool
+}
+
+// kill ends the program with SIGKILL.
+func (p *program) kill() {
+	p.t.Helper()
+	p.killed = true
+	if err := p.cmd.Process.Kill(); err != nil {
+		p.t.Fatal(err)
+	}
 }
 
 func start(t *testing.T, cmd *exec.Cmd, files []*os.File) *program {
@@ -250,7 +261,7 @@ func start(t *testing.T, cmd *exec.Cmd, files []*os.File) *program {
 		defer stop.Stop()
 		for range p.lines {
 		}
-		if err := cmd.Wait(); err != nil || p.err.Len() > 0 {
+		if err := cmd.Wait(); !p.killed && (err != nil || p.err.Len() > 0) {
 			t.Errorf("the program ended with: %v\n%s", err, &p.err)
 		}
 	})

@@ -18,6 +18,7 @@ typedef char reply_has_no_gaps[sizeof(struct aftls_reply) == 12 ? 1 : -1];
 typedef char secret_has_no_gaps[sizeof(struct aftls_traffic_secret) == 64 ? 1 : -1];
 typedef char message_has_no_gaps[sizeof(struct aftls_message) == 16 ? 1 : -1];
 typedef char info_has_no_gaps[sizeof(struct aftls_info) == 80 ? 1 : -1];
+typedef char drops_have_no_gaps[sizeof(struct aftls_drops) == 32 ? 1 : -1];
 typedef char event_has_no_gaps[offsetof(struct aftls_event, body) == 16 ? 1 : -1];
 
 /*
@@ -331,6 +332,7 @@ int aftls_receive(int control, struct aftls_event *event)
 	switch (head->kind) {
 	case AFTLS_ANSWER:
 	case AFTLS_END:
+	case AFTLS_WARNING:
 		want = sizeof event->body.error.error;
 		if (head->length >= sizeof event->body.error)
 			goto bad;

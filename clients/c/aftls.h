@@ -4,7 +4,7 @@
  * Two ways lead to a descriptor that is read and written with plaintext:
  *
  *  - The hand-off daemon (docs/handoff.md): the program does the handshake, and
- *    gives keys and TCP socket away. The functions below do that; they are in
+ *    gives keys and TCP socket, or UDP socket of DTLS, away. The functions below do that; they are in
  *    aftls.c and need nothing but libc.
  *  - `aftls run`: the program makes sockets of the family AF_TLS, or uses those of
  *    Linux. It needs the constants at the end of this file, and no function.
@@ -46,12 +46,22 @@ extern "C" {
 #endif
 
 /*
- * The traffic secret of one direction of TLS 1.3: client_ or
+ * Versions of DTLS, for struct tls12_crypto_info_* (1.2) and aftls_traffic_secret
+ * (1.3), and what their rec_seq is: an epoch, 1 after the first handshake of DTLS 1.2
+ * and 3 after that of 1.3, and the number of the next record, big-endian. Of AES-GCM
+ * in DTLS 1.2 iv is not looked at: the explicit nonce is rec_seq.
+ */
+#define AFTLS_DTLS_1_2 0xfefd
+#define AFTLS_DTLS_1_3 0xfefc
+#define AFTLS_DTLS_NUMBER(epoch, number) ((uint64_t)(epoch) << 48 | (number))
+
+/*
+ * The traffic secret of one direction of TLS 1.3 or DTLS 1.3: client_ or
  * server_application_traffic_secret_N, which key logs call
  * CLIENT_TRAFFIC_SECRET_0 and SERVER_TRAFFIC_SECRET_0. See aftls_set_secret.
  */
 struct aftls_traffic_secret {
-	uint16_t version;	/* 0x0304 */
+	uint16_t version;	/* 0x0304; AFTLS_DTLS_1_3 */
 	uint16_t cipher_type;	/* TLS_CIPHER_* */
 	uint16_t secret_len;	/* 32, or 48 with AES-256-GCM */
 	uint16_t reserved;
@@ -120,6 +130,7 @@ struct aftls_message {
 #define AFTLS_REKEY 5
 #define AFTLS_ANSWER 6
 #define AFTLS_END 7
+#define AFTLS_WARNING 8 /* of datagrams: what the association goes on after */
 
 /* The flag of a message: the next one continues it. */
 #define AFTLS_MORE 1
@@ -129,11 +140,19 @@ struct aftls_direction {
 	uint32_t reserved;
 	uint64_t seq;			/* the number of the next record */
 	uint64_t records, bytes;
-	uint64_t epoch;			/* how often it was rekeyed */
+	uint64_t epoch;			/* how often it was rekeyed; the epoch of DTLS */
 };
 
 struct aftls_info {
 	struct aftls_direction tx, rx;
+};
+
+/* What was dropped of datagrams. It follows struct aftls_info. */
+struct aftls_drops {
+	uint64_t bad;		/* records that were forged, damaged or of something else */
+	uint64_t replayed;	/* records that came again, or too late to tell */
+	uint64_t lost;		/* messages that the program had no room for */
+	uint64_t unsent;	/* messages that the path or the socket did not take */
 };
 
 /* ---- The functions. ---- */
@@ -151,14 +170,15 @@ int aftls_connect(const char *path);
  * aftls_set_secret fills s. secret is the traffic secret, of the length that the
  * cipher has: 32 bytes, or 48 with AES-256-GCM; number is that of the next record
  * under it, 0 for a key that nothing was sent with. -1 with EINVAL is another
- * cipher or another length.
+ * cipher or another length. For DTLS 1.3 number is an AFTLS_DTLS_NUMBER, and version
+ * is to be set to AFTLS_DTLS_1_3 behind the call.
  */
 int aftls_set_secret(struct aftls_traffic_secret *s, uint16_t cipher_type,
 		     const void *secret, size_t length, uint64_t number);
 
 /* What the program gives away. All of it stays the caller's. */
 struct aftls_handoff {
-	int carrier;		/* a connected TCP socket */
+	int carrier;		/* a connected TCP socket; UDP with keys of DTLS */
 	uint16_t flags;
 	uint16_t form;		/* of both tx and rx */
 	uint16_t length;	/* of either, in bytes */
@@ -240,7 +260,11 @@ struct aftls_event {
 	union {
 		uint8_t bytes[AFTLS_MAX_RECORD];
 		struct aftls_info info;		/* of AFTLS_INFO */
-		struct aftls_error error;	/* of AFTLS_ANSWER and AFTLS_END */
+		struct {
+			struct aftls_info info;
+			struct aftls_drops drops;
+		} datagrams;			/* of AFTLS_INFO, of datagrams */
+		struct aftls_error error;	/* of AFTLS_ANSWER, AFTLS_END and AFTLS_WARNING */
 	} body;
 };
 
@@ -258,7 +282,7 @@ int aftls_receive(int control, struct aftls_event *event);
 /* Far outside AF_MAX: no family of Linux will ever be that. */
 #define AF_TLS 0x544c
 
-/* What bind(2) of a socket of that family takes: the carrier. */
+/* What bind(2) of a socket of that family takes: the carrier, UDP for SOCK_DGRAM. */
 struct sockaddr_tls {
 	sa_family_t family;	/* AF_TLS */
 	uint16_t reserved;	/* 0 */
@@ -280,6 +304,7 @@ struct sockaddr_tls {
 #define AFTLS_CONTROL_FD 0x4005	 /* get: int, a control descriptor */
 #define AFTLS_ERROR 0x4006	 /* get: why the association ended, see below */
 #define AFTLS_IS_CLIENT 0x4007	 /* set, before bind: int, 1: the program was the client */
+#define AFTLS_MAX_MESSAGE 0x4008 /* get: int, the longest message that the path takes now; SOCK_DGRAM */
 
 /*
  * AFTLS_ERROR gives a struct aftls_error whose text ends where the length says,

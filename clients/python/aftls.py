@@ -1,7 +1,8 @@
 """The client of the aftls hand-off daemon (docs/handoff.md). Linux, Python 3.9.
 
 A program that did a TLS handshake gives keys and TCP socket to the daemon, and
-gets a socket on which it reads and writes plaintext:
+gets a socket on which it reads and writes plaintext; with DTLS and a UDP socket
+each message of that is a datagram:
 
     tx = aftls.TrafficSecret(aftls.AES_128_GCM, server_secret)
     rx = aftls.TrafficSecret(aftls.AES_128_GCM, client_secret)
@@ -20,9 +21,9 @@ import struct
 from typing import List, NamedTuple, Optional, Tuple, Union
 
 __all__ = [
-    "AES_128_GCM", "AES_256_GCM", "CHACHA20_POLY1305", "TLS12", "TLS13", "TX", "RX",
-    "TrafficSecret", "CryptoInfo", "handoff", "Refused", "Lost", "Control",
-    "Record", "Answer", "Direction", "Info", "Off", "End", "Message",
+    "AES_128_GCM", "AES_256_GCM", "CHACHA20_POLY1305", "TLS12", "TLS13", "DTLS12", "DTLS13", "TX", "RX",
+    "dtls_number", "TrafficSecret", "CryptoInfo", "handoff", "Refused", "Lost", "Control",
+    "Record", "Answer", "Direction", "Drops", "Info", "Off", "End", "Warned", "Message",
 ]
 
 # Ciphers, versions and directions have the numbers of <linux/tls.h>.
@@ -31,6 +32,8 @@ AES_256_GCM = 52
 CHACHA20_POLY1305 = 54
 TLS12 = 0x0303
 TLS13 = 0x0304
+DTLS12 = 0xFEFD
+DTLS13 = 0xFEFC
 TX = 1
 RX = 2
 
@@ -41,16 +44,24 @@ _MAGIC = 0x534C5461
 _VERSION = 1
 _CONTROL, _KERNEL, _CLIENT = 1, 2, 4
 _CRYPTO_INFO, _TRAFFIC_SECRET = 1, 2
-_RECORD, _KEYS, _INFO, _OFF, _REKEY, _ANSWER, _END = range(1, 8)
+_RECORD, _KEYS, _INFO, _OFF, _REKEY, _ANSWER, _END, _WARNING = range(1, 9)
 _MORE = 1
 
 _REQUEST = struct.Struct("=IHHHHHHII")
 _REPLY = struct.Struct("=IHHI")
 _MESSAGE = struct.Struct("=BBHIQ")
 _DIRECTION = struct.Struct("=HHIQQQQ")
+_DROPS = struct.Struct("=QQQQ")
 _ERROR = struct.Struct("=I")
 
 Bytes = Union[bytes, bytearray, memoryview]
+
+
+def dtls_number(epoch: int, number: int) -> int:
+    """The number of the next record of DTLS, as keys have it: with its epoch, which is 1
+    after the first handshake of DTLS 1.2, and 3 after that of 1.3.
+    """
+    return epoch << 48 | number
 
 
 class _Keys:
@@ -70,21 +81,22 @@ class _Keys:
 
 
 class TrafficSecret(_Keys):
-    """The traffic secret of one direction of TLS 1.3. The recommended form.
+    """The traffic secret of one direction of TLS 1.3, the recommended form, or DTLS13.
 
     secret is client_ or server_application_traffic_secret_N, which key logs call
     CLIENT_TRAFFIC_SECRET_0 and SERVER_TRAFFIC_SECRET_0: 32 bytes, or 48 with
     AES_256_GCM. number is that of the next record under it, 0 for a key that
-    nothing was sent with. ValueError is another cipher or another length.
+    nothing was sent with; a dtls_number with DTLS13. ValueError is another version or
+    cipher, or another length.
     """
 
     form = _TRAFFIC_SECRET
 
-    def __init__(self, cipher: int, secret: Bytes, number: int = 0) -> None:
+    def __init__(self, cipher: int, secret: Bytes, number: int = 0, version: int = TLS13) -> None:
         want = {AES_128_GCM: 32, AES_256_GCM: 48, CHACHA20_POLY1305: 32}.get(cipher)
-        if want is None or len(secret) != want:
+        if version not in (TLS13, DTLS13) or want is None or len(secret) != want:
             raise ValueError("the secret does not have the length of a cipher that is served")
-        packed = bytearray(struct.pack("=HHHH", TLS13, cipher, want, 0))
+        packed = bytearray(struct.pack("=HHHH", version, cipher, want, 0))
         packed += number.to_bytes(8, "big")
         packed += secret
         packed += bytes(48 - want)
@@ -95,24 +107,26 @@ class CryptoInfo(_Keys):
     """The keys of one direction, as struct tls12_crypto_info_* of <linux/tls.h>.
 
     iv is the implicit part of the nonce: 12 bytes, or the 4 bytes of the salt in
-    TLS 1.2 with AES-GCM. number is that of the next record. ValueError is another
-    version or cipher, or a key or an iv of another length.
+    TLS 1.2 and DTLS 1.2 with AES-GCM. number is that of the next record, a dtls_number
+    with DTLS12. ValueError is another version or cipher, or a key or an iv of another
+    length.
     """
 
     form = _CRYPTO_INFO
 
     def __init__(self, version: int, cipher: int, key: Bytes, iv: Bytes, number: int = 0) -> None:
         want = {AES_128_GCM: 16, AES_256_GCM: 32, CHACHA20_POLY1305: 32}.get(cipher)
-        if version not in (TLS12, TLS13) or want is None or len(key) != want:
+        if version not in (TLS12, TLS13, DTLS12) or want is None or len(key) != want:
             raise ValueError("the key does not have the length of a cipher that is served")
         gcm = cipher != CHACHA20_POLY1305
-        if len(iv) != (4 if gcm and version == TLS12 else 12):
+        explicit = gcm and version != TLS13  # a part of the nonce is in the records
+        if len(iv) != (4 if explicit else 12):
             raise ValueError("the iv does not have the length of the cipher")
         seq = number.to_bytes(8, "big")
         packed = bytearray(struct.pack("=HH", version, cipher))
         if not gcm:
             packed += iv
-        elif version == TLS12:
+        elif explicit:
             packed += seq  # the explicit part of the nonce is the number
         else:
             packed += iv[4:]
@@ -151,7 +165,7 @@ def handoff(
 ) -> Tuple[socket.socket, Optional["Control"]]:
     """Gives a connection to the daemon.
 
-    sock is a connected TCP socket, tx and rx are the keys to send and to receive
+    sock is a connected TCP socket, or UDP with keys of DTLS, tx and rx are the keys to send and to receive
     with, client says which side of the handshake the program was, and unread is
     ciphertext that was read from sock already, up to 128 KiB. It returns the data
     socket and, with control, the Control; with kernel, which needs control, they
@@ -267,7 +281,16 @@ class Direction(NamedTuple):
     seq: int  # the number of the next record
     records: int
     bytes: int
-    epoch: int  # how often it was rekeyed
+    epoch: int  # how often it was rekeyed; the epoch of DTLS
+
+
+class Drops(NamedTuple):
+    """What was dropped of datagrams."""
+
+    bad: int  # records that were forged, damaged or of something else
+    replayed: int  # records that came again, or too late to tell
+    lost: int  # messages that the program had no room for
+    unsent: int  # messages that the path or the socket did not take
 
 
 class Info(NamedTuple):
@@ -275,6 +298,7 @@ class Info(NamedTuple):
 
     tx: Direction
     rx: Direction
+    drops: Optional[Drops] = None  # of datagrams
 
 
 class Off(NamedTuple):
@@ -294,7 +318,17 @@ class End(NamedTuple):
     text: str
 
 
-Message = Union[Record, Answer, Info, Off, End]
+class Warned(NamedTuple):
+    """Something happened that the association over datagrams goes on after: error is an
+    errno. With EMSGSIZE, limit is the longest message that the path takes, or 0.
+    """
+
+    error: int
+    text: str
+    limit: int
+
+
+Message = Union[Record, Answer, Info, Off, End, Warned]
 
 
 class Control:
@@ -381,8 +415,12 @@ class Control:
             if kind in (_ANSWER, _END) and length >= _ERROR.size:
                 error = _ERROR.unpack_from(body)[0]
                 return (Answer if kind == _ANSWER else End)(error, _text(body[_ERROR.size :]))
+            if kind == _WARNING and length >= _ERROR.size:
+                return Warned(_ERROR.unpack_from(body)[0], _text(body[_ERROR.size :]), offset)
             if kind == _INFO and length >= 2 * _DIRECTION.size:
-                return Info(_direction(body, 0), _direction(body, _DIRECTION.size))
+                at = 2 * _DIRECTION.size
+                drops = Drops(*_DROPS.unpack_from(body, at)) if length >= at + _DROPS.size else None
+                return Info(_direction(body, 0), _direction(body, _DIRECTION.size), drops)
             if kind != _OFF:
                 raise OSError(errno.EBADMSG, "not a control message")
             self._off += body

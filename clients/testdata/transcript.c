@@ -93,13 +93,16 @@ static void set_keys(struct keys *k)
 	int i;
 
 	memset(k, 0, sizeof *k);
-	if (strcmp(form, "secret") == 0) {
+	if (strcmp(form, "secret") == 0 || strcmp(form, "dtls-secret") == 0) {
 		cipher = (uint16_t)number();
 		next = number();
 		n = hex(b, sizeof b);
 		k->form = AFTLS_TRAFFIC_SECRET;
 		k->length = sizeof k->as.secret;
-		outcome(aftls_set_secret(&k->as.secret, cipher, b, n, next));
+		i = aftls_set_secret(&k->as.secret, cipher, b, n, next);
+		if (form[0] == 'd')
+			k->as.secret.version = AFTLS_DTLS_1_3;
+		outcome(i);
 		return;
 	}
 	version = (uint16_t)number();
@@ -228,6 +231,16 @@ static void fill(void)
 	outcome(failed);
 }
 
+static void message(void)
+{
+	static unsigned char b[251 * 100];
+	size_t i, n = (size_t)number();
+
+	for (i = 0; i < n; i++)
+		b[i] = (unsigned char)(i % 251);
+	outcome(send(data, b, n, MSG_NOSIGNAL) != (ssize_t)n);
+}
+
 static void echo(void)
 {
 	static unsigned char b[1 << 16];
@@ -303,6 +316,12 @@ static void receive(void)
 		printf("info");
 		say_direction("tx", &e.body.info.tx);
 		say_direction("rx", &e.body.info.rx);
+		if (e.head.length >= sizeof e.body.datagrams) {
+			const struct aftls_drops *d = &e.body.datagrams.drops;
+
+			printf(" drops %llu %llu %llu %llu", (unsigned long long)d->bad, (unsigned long long)d->replayed,
+			       (unsigned long long)d->lost, (unsigned long long)d->unsent);
+		}
 		putchar('\n');
 		break;
 	case AFTLS_OFF:
@@ -312,6 +331,10 @@ static void receive(void)
 	case AFTLS_END:
 		printf("%s %lu %s\n", e.head.kind == AFTLS_END ? "end" : "answer",
 		       (unsigned long)e.body.error.error, e.body.error.text);
+		break;
+	case AFTLS_WARNING:
+		printf("warning %lu limit %llu %s\n", (unsigned long)e.body.error.error,
+		       (unsigned long long)e.head.offset, e.body.error.text);
 		break;
 	default:
 		printf("kind %u\n", (unsigned)e.head.kind);
@@ -399,6 +422,8 @@ static void obey(const char *w)
 		outcome(write_all((const unsigned char *)w, strlen(w)));
 	} else if (strcmp(w, "fill") == 0) {
 		fill();
+	} else if (strcmp(w, "message") == 0) {
+		message();
 	} else if (strcmp(w, "echo") == 0) {
 		echo();
 	} else if (strcmp(w, "shut") == 0) {

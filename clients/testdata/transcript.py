@@ -32,6 +32,9 @@ class Program:
                 return aftls.TrafficSecret(int(cipher), unhex(secret), int(number, 0))
             except ValueError:
                 raise OSError(errno.EINVAL, "") from None
+        if form == "dtls-secret":
+            cipher, number, secret = words
+            return aftls.TrafficSecret(int(cipher), unhex(secret), int(number, 0), aftls.DTLS13)
         version, cipher, number, key, iv = words
         return aftls.CryptoInfo(int(version, 0), int(cipher), unhex(key), unhex(iv), int(number, 0))
 
@@ -80,6 +83,9 @@ class Program:
             self.data.sendall(b[:n])
             n -= len(b)
 
+    def message(self, n):
+        self.data.send((bytes(range(251)) * 100)[: int(n)])
+
     def echo(self):
         total = 0
         while b := self.data.recv(1 << 16):
@@ -121,7 +127,10 @@ class Program:
         if isinstance(m, aftls.Record):
             return f"record {m.type} offset {m.offset} {m.payload.hex() or '-'}"
         if isinstance(m, aftls.Info):
-            return "info" + direction("tx", m.tx) + direction("rx", m.rx)
+            drops = "" if m.drops is None else " drops %d %d %d %d" % m.drops
+            return "info" + direction("tx", m.tx) + direction("rx", m.rx) + drops
+        if isinstance(m, aftls.Warned):
+            return f"warning {m.error} limit {m.limit} {m.text}"
         if isinstance(m, aftls.Off):
             return f"off {m.state.hex()} {m.undelivered.hex() or '-'}"
         return f"{'end' if isinstance(m, aftls.End) else 'answer'} {m.error} {m.text}"

@@ -33,7 +33,7 @@ func handdCommand() *cobra.Command {
 		Use:   "handd",
 		Short: "give programs TLS sockets for the keys of their handshakes",
 		Long: `A program in any language that did a TLS handshake gives its keys and its TCP
-socket to this daemon, and gets a descriptor on which it reads and writes
+socket (of DTLS its UDP socket) to this daemon, and gets a descriptor on which it reads and writes
 plaintext. The protocol is one message each way: see docs/handoff.md.
 
 The socket is made with mode 0600: its owner and root may use it. Started by

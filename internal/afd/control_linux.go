@@ -1,6 +1,7 @@
 package afd
 
 import (
+	"encoding"
 	"encoding/binary"
 	"net"
 	"os"
@@ -63,6 +64,23 @@ func (c *control) send(m message) error {
 	}
 }
 
+// offer sends a message if the queue has room for it, and reports whether it had.
+func (c *control) offer(m message) (ok bool) {
+	raw, err := c.c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	b := appendMessage(make([]byte, 0, messageHead+len(m.body)), m)
+	defer clear(b)
+	c.mu.Lock() // not between the parts of another
+	defer c.mu.Unlock()
+	raw.Control(func(fd uintptr) {
+		_, err = unix.SendmsgN(int(fd), b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		ok = err == nil
+	})
+	return ok
+}
+
 // Interrupt ends sends that wait for the program.
 func (c *control) Interrupt() { c.c.SetWriteDeadline(time.Unix(1, 0)) }
 
@@ -75,17 +93,28 @@ func (c *control) finish(err error) {
 	if err == pump.ErrStopped {
 		return
 	}
-	if raw, rerr := c.c.SyscallConn(); rerr == nil {
-		// Waits for nobody: a program that wants to know has room.
-		b := appendMessage(nil, message{kind: msgEnd, body: appendError(nil, err)})
-		raw.Control(func(fd uintptr) { unix.SendmsgN(int(fd), b, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL) })
-	}
+	// Waits for nobody: a program that wants to know has room.
+	c.offer(message{kind: msgEnd, body: appendError(nil, err)})
 	c.c.Close()
+}
+
+// association is what a control descriptor speaks for: an [Association], or
+// [Datagrams].
+type association interface {
+	Run() error
+	CloseNow()
+	Close() error
+	Info() aftls.Info
+	SendControl(record.ContentType, []byte) (<-chan error, error)
+	Replace(aftls.Direction, record.Keys) error
+	Rekey() (<-chan error, error)
+	Off() (state encoding.BinaryMarshaler, undelivered []byte, err error)
+	appendInfo([]byte) []byte
 }
 
 // serve answers the program until it closes the descriptor or the association is
 // over.
-func (c *control) serve(a *Association) {
+func (c *control) serve(a association) {
 	b := make([]byte, maxMessage+1)
 	for {
 		n, err := c.c.Read(b)
@@ -130,7 +159,7 @@ const (
 
 // answer does what the program asks. Without an answer of its own the reply is
 // the error, or none.
-func (c *control) answer(a *Association, m message) (message, error) {
+func (c *control) answer(a association, m message) (message, error) {
 	switch m.kind {
 	case msgRecord:
 		return message{}, wait(a.SendControl(m.typ, m.body))
@@ -148,7 +177,7 @@ func (c *control) answer(a *Association, m message) (message, error) {
 		}
 		return message{}, refuse(unix.EINVAL, "the direction is neither 1 (send) nor 2 (receive)")
 	case msgInfo:
-		return message{kind: msgInfo, body: appendInfo(nil, a.Info())}, nil
+		return message{kind: msgInfo, body: a.appendInfo(nil)}, nil
 	case msgRekey:
 		return message{}, wait(a.Rekey())
 	case msgOff:
@@ -167,6 +196,8 @@ func (c *control) answer(a *Association, m message) (message, error) {
 	}
 	return message{}, refuse(unix.EINVAL, "unknown message %d", m.kind)
 }
+
+func (a *Association) appendInfo(b []byte) []byte { return appendInfo(b, a.Info()) }
 
 // appendInfo appends struct aftls_info: both directions, sending first.
 func appendInfo(b []byte, i aftls.Info) []byte {

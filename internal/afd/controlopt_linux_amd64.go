@@ -63,7 +63,7 @@ func (t *tlsSocket) association() *Association {
 func (t *tlsSocket) controlFD(n *seccomp.Notification) ([]byte, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.a == nil {
+	if t.a == nil && t.d == nil {
 		return nil, unix.ENOTCONN
 	}
 	// What cannot be said to the program must not be done.
@@ -75,18 +75,25 @@ func (t *tlsSocket) controlFD(n *seccomp.Notification) ([]byte, error) {
 		return nil, err
 	}
 	defer theirs.Close()
-	if !t.a.setTaker(ctl) {
+	var a association
+	var taken bool
+	var drop func()
+	if t.dgram {
+		a, taken, drop = t.d, t.d.setControl(ctl), t.d.dropControl
+	} else {
+		a, taken, drop = t.a, t.a.setTaker(ctl), t.a.dropTaker
+	}
+	if !taken {
 		ctl.Close()
 		return nil, unix.EISCONN
 	}
 	fd, err := n.AddFD(int(theirs.Fd()), seccomp.Lowest, true)
 	if err != nil {
-		t.a.dropTaker()
+		drop()
 		ctl.Close()
 		return nil, err
 	}
 	t.control = ctl
-	a := t.a
 	t.s.pumps.Go(func() { ctl.serve(a) })
 	return binary.NativeEndian.AppendUint32(nil, uint32(fd)), nil
 }

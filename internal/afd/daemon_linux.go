@@ -96,7 +96,7 @@ func (d *Daemon) Shutdown(ctx context.Context) error {
 	d.mu.Lock()
 	var ending []interface{ CloseNow() }
 	for x := range d.open {
-		if _, ok := x.(*Association); !ok {
+		if _, ok := x.(association); !ok {
 			ending = append(ending, x)
 		}
 	}
@@ -278,7 +278,11 @@ func (d *Daemon) request(c *net.UnixConn, uid uint32) (ok bool, err error) {
 	if r.Flags&Records != 0 && r.Flags&(WantControl|Kernel) != WantControl {
 		return true, refuse(unix.EINVAL, "record boundaries need the control descriptor, and are not for kernel semantics")
 	}
-	carrier, err := pump.NewCarrier(fds[0])
+	newCarrier := pump.NewCarrier
+	if isDatagram(r.Send.Version) {
+		newCarrier = pump.NewDatagramCarrier
+	}
+	carrier, err := newCarrier(fds[0])
 	if err != nil {
 		return true, err
 	}
@@ -323,7 +327,10 @@ func (d *Daemon) grant(c *net.UnixConn, uid uint32, r *Request, carrier *pump.Ca
 		}
 	}()
 	newPair := pump.NewPair
-	if r.Flags&Records != 0 {
+	switch {
+	case isDatagram(r.Send.Version):
+		newPair = pump.NewDatagramPair
+	case r.Flags&Records != 0:
 		newPair = pump.NewRecordPair
 	}
 	end, theirs, err := newPair()
@@ -349,8 +356,16 @@ func (d *Daemon) grant(c *net.UnixConn, uid uint32, r *Request, carrier *pump.Ca
 	if r.Flags&Kernel != 0 {
 		policy = AsLinux
 	}
-	a := NewAssociation(carrier, end, policy, r.Flags&IsClient != 0, taker)
-	if err = a.Start(r.Send, r.Receive, r.Unread); err == nil && !d.add(a) {
+	var a association
+	if isDatagram(r.Send.Version) {
+		m := NewDatagrams(carrier, end, false)
+		m.setControl(ctl)
+		a, err = m, m.Start(r.Send, r.Receive)
+	} else {
+		s := NewAssociation(carrier, end, policy, r.Flags&IsClient != 0, taker)
+		a, err = s, s.Start(r.Send, r.Receive, r.Unread)
+	}
+	if err == nil && !d.add(a) {
 		err = refuse(unix.ESHUTDOWN, "the daemon is ending")
 	}
 	if err == nil {

@@ -838,6 +838,10 @@ func TestListen(t *testing.T) {
 func FuzzRequest(f *testing.F) {
 	f.Add(withSecrets(0, []byte("unread")))
 	f.Add(request(WantControl, formCryptoInfo, make([]byte, 40), make([]byte, 40), nil))
+	for _, s := range datagramSuites {
+		form, keys := s.form(f, s.keys(f, 1))
+		f.Add(request(WantControl, form, keys, keys, nil))
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := ParseRequest(b)
 		if err != nil {

@@ -20,6 +20,9 @@ func errnoOf(err error) syscall.Errno {
 		}
 		return syscall.EINVAL
 	}
+	if _, ok := errors.AsType[*aftls.DatagramTooLargeError](err); ok {
+		return syscall.EMSGSIZE
+	}
 	for _, c := range []struct {
 		err   error
 		errno syscall.Errno

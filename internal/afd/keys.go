@@ -22,7 +22,8 @@ const (
 var (
 	ErrKeyLength  = errors.New("afd: the keys do not have the length of their cipher's structure")
 	ErrCipher     = errors.New("afd: the cipher is not one of AES-128-GCM, AES-256-GCM, ChaCha20-Poly1305")
-	ErrKeyVersion = errors.New("afd: the version is neither TLS 1.2 nor TLS 1.3")
+	ErrKeyVersion = errors.New("afd: the version is not one that these keys can be of: TLS 1.2, TLS 1.3, DTLS 1.2; a traffic secret TLS 1.3, DTLS 1.3")
+	ErrKeyEpoch   = errors.New("afd: rec_seq has no epoch of DTLS in its first 16 bits that has keys")
 )
 
 // layout is struct tls12_crypto_info_* behind version and cipher_type.
@@ -52,9 +53,6 @@ func head(b []byte) (version uint16, l *layout, err error) {
 		return 0, nil, ErrKeyLength
 	}
 	version = binary.NativeEndian.Uint16(b)
-	if version != record.TLS12 && version != record.TLS13 {
-		return 0, nil, ErrKeyVersion
-	}
 	l = layouts[binary.NativeEndian.Uint16(b[2:])]
 	if l == nil {
 		return 0, nil, ErrCipher
@@ -69,11 +67,44 @@ func (l *layout) suite(version uint16) uint16 {
 	return l.suite12
 }
 
+// isDatagram reports whether a version is one of DTLS.
+func isDatagram(version uint16) bool { return version == record.DTLS12 || version == record.DTLS13 }
+
+// In rec_seq a number of DTLS has its epoch in front (RFC 6347, 4.1).
+const (
+	numberBits = 48
+	maxNumber  = 1<<numberBits - 1
+)
+
+// setNumber sets the number of the next record from rec_seq.
+func setNumber(k *record.Keys, seq []byte) error {
+	k.Seq = binary.BigEndian.Uint64(seq)
+	if !isDatagram(k.Version) {
+		return nil
+	}
+	k.Epoch, k.Seq = k.Seq>>numberBits, k.Seq&maxNumber
+	if k.Epoch == 0 {
+		return ErrKeyEpoch
+	}
+	return nil
+}
+
+// number is rec_seq, and false where that cannot say it: there is no next record.
+func number(k record.Keys) (n uint64, ok bool) {
+	if !isDatagram(k.Version) {
+		return k.Seq, true
+	}
+	return k.Epoch<<numberBits | k.Seq, k.Seq <= maxNumber && k.Epoch <= 1<<(64-numberBits)-1
+}
+
 // ParseCryptoInfo reads a struct tls12_crypto_info_*. The keys are a copy.
 func ParseCryptoInfo(b []byte) (record.Keys, error) {
 	version, l, err := head(b)
 	if err != nil {
 		return record.Keys{}, err
+	}
+	if version != record.TLS12 && version != record.TLS13 && version != record.DTLS12 {
+		return record.Keys{}, ErrKeyVersion
 	}
 	if len(b) != l.size() {
 		return record.Keys{}, ErrKeyLength
@@ -86,19 +117,26 @@ func ParseCryptoInfo(b []byte) (record.Keys, error) {
 		Suite:   l.suite(version),
 		Key:     append([]byte(nil), key...),
 		IV:      append([]byte(nil), salt...),
-		Seq:     binary.BigEndian.Uint64(b[len(b)-seqLen:]),
 	}
 	if version == record.TLS13 || l.salt == 0 {
 		k.IV = append(k.IV, iv...)
 	}
+	if err := setNumber(&k, b[len(b)-seqLen:]); err != nil {
+		k.Wipe()
+		return record.Keys{}, err
+	}
 	return k, nil
 }
 
-// AppendCryptoInfo appends the struct tls12_crypto_info_* of k. Of TLS 1.2 with
-// AES-GCM the iv is the explicit nonce of the next record, which is its number.
+// AppendCryptoInfo appends the struct tls12_crypto_info_* of k. Of TLS 1.2 and DTLS 1.2
+// with AES-GCM the iv is the explicit nonce of the next record, which is its number.
 func AppendCryptoInfo(b []byte, k record.Keys) ([]byte, error) {
 	if err := k.Derive(); err != nil {
 		return b, err
+	}
+	seq, ok := number(k)
+	if !ok {
+		return b, ErrKeyEpoch
 	}
 	for cipher, l := range layouts {
 		if len(k.Key) != l.key || (l.salt == 0) != isChaCha(k.Suite) {
@@ -107,13 +145,13 @@ func AppendCryptoInfo(b []byte, k record.Keys) ([]byte, error) {
 		b = binary.NativeEndian.AppendUint16(b, k.Version)
 		b = binary.NativeEndian.AppendUint16(b, cipher)
 		if len(k.IV) == l.salt && l.salt > 0 {
-			b = binary.BigEndian.AppendUint64(b, k.Seq)
+			b = binary.BigEndian.AppendUint64(b, seq)
 		} else {
 			b = append(b, k.IV[l.salt:]...)
 		}
 		b = append(b, k.Key...)
 		b = append(b, k.IV[:l.salt]...)
-		return binary.BigEndian.AppendUint64(b, k.Seq), nil
+		return binary.BigEndian.AppendUint64(b, seq), nil
 	}
 	return b, ErrCipher
 }
@@ -126,20 +164,34 @@ const (
 	secretSize = infoHead + 4 + seqLen + secretMax
 )
 
-// ParseTrafficSecret reads a struct aftls_traffic_secret: TLS 1.3, from whose
-// secret the keys and all later ones follow (RFC 8446, 7.2 and 7.3).
+// ParseTrafficSecret reads a struct aftls_traffic_secret: TLS 1.3 or DTLS 1.3, from
+// whose secret the keys and all later ones follow (RFC 8446, 7.2 and 7.3).
 func ParseTrafficSecret(b []byte) (record.Keys, error) {
 	version, l, err := head(b)
 	if err != nil {
 		return record.Keys{}, err
 	}
-	if version != record.TLS13 {
+	if version != record.TLS13 && version != record.DTLS13 {
 		return record.Keys{}, ErrKeyVersion
 	}
 	if len(b) != secretSize || int(binary.NativeEndian.Uint16(b[infoHead:])) != l.secretLen {
 		return record.Keys{}, ErrKeyLength
 	}
-	k, err := record.TrafficKeys(l.suite13, b[infoHead+4+seqLen:][:l.secretLen])
-	k.Seq = binary.BigEndian.Uint64(b[infoHead+4:])
+	secret, seq := b[infoHead+4+seqLen:][:l.secretLen], b[infoHead+4:][:seqLen]
+	var k record.Keys
+	if version == record.TLS13 {
+		k, err = record.TrafficKeys(l.suite13, secret)
+	} else {
+		k, err = record.DatagramTrafficKeys(l.suite13, secret, binary.BigEndian.Uint64(seq)>>numberBits)
+		if errors.Is(err, record.ErrEpoch) {
+			err = ErrKeyEpoch
+		}
+	}
+	if err == nil {
+		err = setNumber(&k, seq)
+	}
+	if err != nil {
+		k.Wipe()
+	}
 	return k, err
 }

@@ -98,6 +98,10 @@ func ParseRequest(b []byte) (*Request, error) {
 		r.wipe()
 		return nil, refuse(syscall.EINVAL, "the two directions differ in version or cipher")
 	}
+	if isDatagram(r.Send.Version) && (unread > 0 || r.Flags&(Kernel|Records) != 0) {
+		r.wipe()
+		return nil, refuse(syscall.EINVAL, "datagrams have neither unread ciphertext, nor kernel semantics, nor records to be kept apart")
+	}
 	if (tx.form == formTrafficSecret) != (rx.form == formTrafficSecret) {
 		r.wipe()
 		return nil, refuse(syscall.EINVAL, "both directions need a traffic secret, or neither")
@@ -163,6 +167,7 @@ const (
 	msgRekey    = 5 // to us: KeyUpdate now
 	msgAnswer   = 6 // from us: errno and reason
 	msgEnd      = 7 // from us: the peer's close_notify, or our errno and reason
+	msgWarning  = 8 // from us: errno and reason of what an association over datagrams goes on after
 	messageHead = 16
 )
 

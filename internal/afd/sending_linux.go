@@ -1,6 +1,7 @@
 package afd
 
 import (
+	"encoding"
 	"errors"
 	"io"
 	"slices"
@@ -470,7 +471,7 @@ func (a *Association) closeWrite() error {
 // Off takes the association out: what the program wrote is sent, the pump stops,
 // and the carrier is the program's again. undelivered is data that was opened
 // and did not reach the program's descriptor; that is at its end after it.
-func (a *Association) Off() (state *aftls.State, undelivered []byte, err error) {
+func (a *Association) Off() (state encoding.BinaryMarshaler, undelivered []byte, err error) {
 	done, err := a.behind(func() error { return nil })
 	if err == nil {
 		err = <-done

@@ -8,6 +8,7 @@ import (
 	"unsafe"
 
 	"github.com/aftls/aftls"
+	"github.com/aftls/aftls/internal/pump"
 	"github.com/aftls/aftls/internal/seccomp"
 	"github.com/aftls/aftls/record"
 	"golang.org/x/sys/unix"
@@ -62,6 +63,10 @@ func (s *Supervisor) setsockopt(n *seccomp.Notification) {
 			n.Respond(0, unix.EAGAIN)
 		}
 	case unix.SOL_SOCKET:
+		if t.dgram {
+			n.Continue() // Linux runs a filter on every message of this end
+			return
+		}
 		if !n.Later(func(n *seccomp.Notification) { answer(n, t.setFilter(n, name, value)) }) {
 			n.Respond(0, unix.EAGAIN)
 		}
@@ -73,12 +78,18 @@ func (s *Supervisor) setsockopt(n *seccomp.Notification) {
 // onCarrier makes a call on the carrier.
 func (t *tlsSocket) onCarrier(call func(fd int) error) (err error) {
 	t.mu.Lock()
-	a := t.a
+	a, d := t.a, t.d
 	t.mu.Unlock()
-	if a == nil {
+	var carrier *pump.Carrier
+	switch {
+	case a != nil:
+		carrier = a.carrier
+	case d != nil:
+		carrier = d.carrier
+	default:
 		return unix.ENOTCONN
 	}
-	if cerr := a.carrier.Descriptor().Control(func(fd uintptr) { err = call(int(fd)) }); cerr != nil {
+	if cerr := carrier.Descriptor().Control(func(fd uintptr) { err = call(int(fd)) }); cerr != nil {
 		return unix.ENOTCONN
 	}
 	return err
@@ -185,7 +196,10 @@ func (s *Supervisor) setTLS(n *seccomp.Notification, t *tlsSocket, fd, name int,
 				return unix.EINVAL
 			}
 			defer k.Wipe()
-			if !wait {
+			switch {
+			case isDatagram(k.Version):
+				return unix.EINVAL
+			case !wait:
 				return errLater
 			}
 			return s.swap(n, fd, noted, direction(name), k)
@@ -197,6 +211,9 @@ func (s *Supervisor) setTLS(n *seccomp.Notification, t *tlsSocket, fd, name int,
 			return s.noteFullRecord(n, fd, value)
 		}
 		return unix.ENOPROTOOPT
+	}
+	if t.dgram {
+		return t.setDatagramOption(name, value)
 	}
 	switch name {
 	case tlsTX, tlsRX, aftlsTXSecret, aftlsRXSecret:
@@ -211,6 +228,9 @@ func (s *Supervisor) setTLS(n *seccomp.Notification, t *tlsSocket, fd, name int,
 			return unix.EINVAL
 		}
 		defer k.Wipe()
+		if isDatagram(k.Version) {
+			return unix.EINVAL
+		}
 		return t.setKeys(n, direction(name), k, wait)
 	case tlsTXZerocopyRO:
 		return setBool(value)
@@ -296,7 +316,7 @@ func (t *tlsSocket) configure(name int, value []byte) error {
 	v := binary.NativeEndian.Uint32(value)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.a != nil {
+	if t.a != nil || t.d != nil {
 		return unix.EISCONN
 	}
 	if name == aftlsPolicy {
@@ -395,8 +415,8 @@ func (t *tlsSocket) arm(typ record.ContentType, length int) error {
 // getsockopt answers what the program asks of a TLS socket.
 func (t *tlsSocket) getsockopt(n *seccomp.Notification) {
 	level, name := int(int32(n.Args[1])), int(int32(n.Args[2]))
-	if level == unix.SOL_SOCKET && !t.isStrict() {
-		if isFilter(name) {
+	if level == unix.SOL_SOCKET && !t.isStrict() && !t.checked() {
+		if isFilter(name) && !t.dgram {
 			n.Respond(0, unix.EOPNOTSUPP)
 		} else {
 			n.Continue()
@@ -426,11 +446,14 @@ func (t *tlsSocket) getsockopt(n *seccomp.Notification) {
 }
 
 func (t *tlsSocket) getOption(n *seccomp.Notification, level, name, room int) ([]byte, error) {
-	if level == unix.SOL_SOCKET {
+	switch {
+	case t.dgram && (level == unix.SOL_SOCKET || level == unix.SOL_TLS):
+		return t.datagramOption(n, level, name, room)
+	case level == unix.SOL_SOCKET:
 		return t.socketOption(name)
 	}
 	if level != unix.SOL_TLS {
-		if level == unix.IPPROTO_TCP && name == unix.TCP_ULP {
+		if level == unix.IPPROTO_TCP && name == unix.TCP_ULP && !t.dgram {
 			return []byte(ulpTLS + "\x00"), nil
 		}
 		value := make([]byte, min(room, maxOption))
@@ -517,7 +540,7 @@ func getsockopt(fd, level, name int, value []byte) (int, error) {
 // getname answers getsockname and getpeername with the addresses of the carrier.
 func (t *tlsSocket) getname(n *seccomp.Notification) {
 	t.mu.Lock()
-	addr, bound := t.local, t.a != nil
+	addr, bound := t.local, t.a != nil || t.d != nil
 	if n.Nr == unix.SYS_GETPEERNAME {
 		addr = t.peer
 	}
@@ -548,6 +571,9 @@ func (t *tlsSocket) getname(n *seccomp.Notification) {
 // sockaddr is struct sockaddr_in or sockaddr_in6.
 func sockaddr(addr net.Addr) []byte {
 	a, ok := addr.(*net.TCPAddr)
+	if u, isUDP := addr.(*net.UDPAddr); isUDP {
+		a, ok = (*net.TCPAddr)(u), true
+	}
 	if !ok {
 		return binary.NativeEndian.AppendUint16(nil, unix.AF_UNSPEC)
 	}

@@ -69,6 +69,10 @@ func (s *Supervisor) strict(n *seccomp.Notification) bool {
 		at, perform = 2, (*tlsSocket).spliceIn
 		t = s.find(n, int(int32(n.Args[at])))
 	}
+	if t != nil && t.dgram {
+		t.datagramCall(n)
+		return true
+	}
 	if t == nil || !t.isStrict() {
 		n.Continue()
 		return true

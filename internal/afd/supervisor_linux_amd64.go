@@ -169,6 +169,13 @@ func (s *Supervisor) handle(n *seccomp.Notification) {
 			return
 		}
 		switch n.Nr {
+		case unix.SYS_SENDMSG, unix.SYS_RECVMSG, unix.SYS_SENDMMSG, unix.SYS_RECVMMSG:
+			if t.dgram {
+				t.datagramCall(n)
+				return
+			}
+		}
+		switch n.Nr {
 		case unix.SYS_GETSOCKOPT:
 			t.getsockopt(n)
 		case unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME:
@@ -240,10 +247,14 @@ func (s *Supervisor) unregister(t *tlsSocket) {
 
 // run pumps for an association until it is over.
 func (s *Supervisor) run(t *tlsSocket) {
+	a := association(t.a)
+	if t.dgram {
+		a = t.d
+	}
 	s.pumps.Go(func() {
-		err := t.a.Run()
+		err := a.Run()
 		s.over(t, err)
-		i := t.a.Info()
+		i := a.Info()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if i.Send.Version != 0 || i.Receive.Version != 0 {

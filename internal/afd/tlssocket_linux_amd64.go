@@ -21,10 +21,12 @@ type tlsSocket struct {
 	s     *Supervisor
 	inode uint64 // of the program's half
 	linux bool   // made by TCP_ULP: as Linux has it
+	dgram bool   // SOCK_DGRAM: see datagram_linux_amd64.go
 
 	mu     sync.Mutex
 	end    *pump.End    // our half
 	a      *Association // nil before bind
+	d      *Datagrams   // the same of one of datagrams
 	policy Policy
 	client bool
 	keys   [2]record.Keys // as they were given, for getsockopt
@@ -46,7 +48,7 @@ type tlsSocket struct {
 func (t *tlsSocket) unbound() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.a == nil
+	return t.a == nil && t.d == nil
 }
 
 // socket performs socket(AF_TLS, type, 0).
@@ -59,8 +61,7 @@ func (s *Supervisor) socket(n *seccomp.Notification) {
 	case unix.SOCK_SEQPACKET:
 		newPair = pump.NewRecordPair
 	case unix.SOCK_DGRAM:
-		n.Respond(0, unix.EOPNOTSUPP) // until there are DTLS records
-		return
+		newPair = pump.NewDatagramPair
 	default:
 		n.Respond(0, unix.ESOCKTNOSUPPORT)
 		return
@@ -80,7 +81,7 @@ func (s *Supervisor) socket(n *seccomp.Notification) {
 		return
 	}
 	defer theirs.Close()
-	t := &tlsSocket{s: s, end: end}
+	t := &tlsSocket{s: s, end: end, dgram: typ&^flags == unix.SOCK_DGRAM}
 	if t.inode, err = socketInode(theirs); err == nil && typ&unix.SOCK_NONBLOCK != 0 {
 		err = setNonblock(theirs)
 	}
@@ -169,7 +170,7 @@ func (s *Supervisor) bind(n *seccomp.Notification) {
 func (t *tlsSocket) bindTo(n *seccomp.Notification, fd int) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.a != nil {
+	if t.a != nil || t.d != nil {
 		return unix.EINVAL // as of every socket that has an address
 	}
 	inode, err := n.Inode(fd)
@@ -180,7 +181,11 @@ func (t *tlsSocket) bindTo(n *seccomp.Notification, fd int) error {
 	if err != nil {
 		return err
 	}
-	carrier, err := pump.NewCarrier(ours)
+	newCarrier := pump.NewCarrier
+	if t.dgram {
+		newCarrier = pump.NewDatagramCarrier
+	}
+	carrier, err := newCarrier(ours)
 	if err != nil {
 		unix.Close(ours)
 		return err
@@ -205,6 +210,10 @@ func (t *tlsSocket) bindTo(n *seccomp.Notification, fd int) error {
 // attach makes the association. The caller holds mu.
 func (t *tlsSocket) attach(carrier *pump.Carrier) {
 	t.local, t.peer = carrier.LocalAddr(), carrier.RemoteAddr()
+	if t.dgram {
+		t.d = NewDatagrams(carrier, t.end, true)
+		return
+	}
 	policy := t.policy
 	if t.linux {
 		policy = AsLinux

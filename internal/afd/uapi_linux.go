@@ -19,6 +19,7 @@ const (
 	aftlsControlFD  = 0x4005
 	aftlsError      = 0x4006
 	aftlsIsClient   = 0x4007
+	aftlsMaxMessage = 0x4008
 )
 
 // Family is AF_TLS: a number far above those of Linux, which it can never become.

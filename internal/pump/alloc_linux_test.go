@@ -38,3 +38,30 @@ func TestEndAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations a turn", allocs)
 	}
 }
+
+// A pump moves messages, one at a time and many, without allocating.
+func TestDatagramPumpAllocatesNothing(t *testing.T) {
+	_, _, f, _ := echoing(t)
+	fd := int(f.Fd())
+	b := make([]byte, 1200)
+	for _, count := range []int{1, maxMessages} {
+		step := func() {
+			for range count {
+				if _, err := syscall.Write(fd, b); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range count {
+				if n, err := syscall.Read(fd, b); n != len(b) || err != nil {
+					t.Fatal(n, err)
+				}
+			}
+		}
+		for range 10 { // the echo's own buffers
+			step()
+		}
+		if n := testing.AllocsPerRun(100, step); n != 0 {
+			t.Errorf("%d messages: %v allocations", count, n)
+		}
+	}
+}

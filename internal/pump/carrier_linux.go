@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Carrier is a net.Conn on a TCP socket that somebody else holds a descriptor
+// A Carrier is a net.Conn on a TCP or UDP socket that somebody else holds a descriptor
 // of, too. They share the flags of the open file: O_NONBLOCK is never set, and
 // every call says MSG_DONTWAIT instead. What that costs is the wait: the
 // runtime's poller only takes descriptors that do not block, so a socket that
@@ -24,7 +24,9 @@ type Carrier struct {
 	in, out       *os.File // what is waited for: the socket, or the instances
 	rawIn, rawOut syscall.RawConn
 	blocking      bool
+	datagrams     bool // UDP
 	local, remote net.Addr
+	options       []option // of UDP, as they were
 
 	rmu, wmu          sync.Mutex
 	tryRead, tryWrite func(uintptr) bool
@@ -38,6 +40,7 @@ type Carrier struct {
 var (
 	ErrNotSocket    = carrierError{unix.ENOTSOCK, "the descriptor is not a socket"}
 	ErrNotTCP       = carrierError{unix.EOPNOTSUPP, "the carrier must be a TCP socket"}
+	ErrNotUDP       = carrierError{unix.EOPNOTSUPP, "the carrier must be a UDP socket"}
 	ErrNotConnected = carrierError{unix.ENOTCONN, "the carrier must be connected"}
 )
 
@@ -54,7 +57,11 @@ func NewCarrier(fd int) (*Carrier, error) {
 	if err := CheckCarrier(fd); err != nil {
 		return nil, err
 	}
-	c := &Carrier{fd: fd}
+	return newCarrier(fd, false)
+}
+
+func newCarrier(fd int, datagrams bool) (*Carrier, error) {
+	c := &Carrier{fd: fd, datagrams: datagrams}
 	c.tryRead = func(uintptr) bool { return c.reading(uintptr(c.fd)) }
 	c.tryWrite = func(uintptr) bool { return c.writing(uintptr(c.fd)) }
 	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
@@ -80,10 +87,10 @@ func NewCarrier(fd int) (*Carrier, error) {
 		return nil, err
 	}
 	if sa, err := unix.Getsockname(fd); err == nil {
-		c.local = tcpAddr(sa)
+		c.local = c.addr(sa)
 	}
 	if sa, err := unix.Getpeername(fd); err == nil {
-		c.remote = tcpAddr(sa)
+		c.remote = c.addr(sa)
 	}
 	return c, nil
 }
@@ -129,18 +136,23 @@ func watcher(fd int, events uint32) (*os.File, error) {
 	return os.NewFile(uintptr(ep), "carrier watch"), nil
 }
 
-func tcpAddr(sa unix.Sockaddr) net.Addr {
+func (c *Carrier) addr(sa unix.Sockaddr) net.Addr {
+	var a net.TCPAddr
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
-		return &net.TCPAddr{IP: append(net.IP(nil), sa.Addr[:]...), Port: sa.Port}
+		a.IP, a.Port = append(a.IP, sa.Addr[:]...), sa.Port
 	case *unix.SockaddrInet6:
-		a := &net.TCPAddr{IP: append(net.IP(nil), sa.Addr[:]...), Port: sa.Port}
+		a.IP, a.Port = append(a.IP, sa.Addr[:]...), sa.Port
 		if sa.ZoneId != 0 {
 			a.Zone = fmt.Sprint(sa.ZoneId)
 		}
-		return a
+	default:
+		return nil
 	}
-	return nil
+	if c.datagrams {
+		return (*net.UDPAddr)(&a)
+	}
+	return &a
 }
 
 // Descriptor is the socket itself, for calls that do not block. Its Read and
@@ -197,7 +209,7 @@ func (c *Carrier) Read(p []byte) (n int, err error) {
 	if errno != 0 {
 		return 0, c.opError("read", os.NewSyscallError("recvfrom", errno))
 	}
-	if n == 0 {
+	if n == 0 && !c.datagrams {
 		return 0, io.EOF
 	}
 	return n, nil
@@ -219,12 +231,14 @@ func (c *Carrier) WaitRead() error {
 
 func (c *Carrier) Write(p []byte) (n int, err error) {
 	werr := c.Descriptor().Write(func(fd uintptr) bool {
-		for n < len(p) {
+		for n < len(p) || c.datagrams && n == 0 {
 			var m int
 			m, err = unix.SendmsgN(int(fd), p[n:], nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
 			switch err {
 			case nil:
-				n += m
+				if n += m; c.datagrams {
+					return true
+				}
 			case unix.EINTR:
 			default:
 				return err != unix.EAGAIN
@@ -242,7 +256,11 @@ func (c *Carrier) Write(p []byte) (n int, err error) {
 }
 
 func (c *Carrier) opError(op string, err error) error {
-	return &net.OpError{Op: op, Net: "tcp", Source: c.local, Addr: c.remote, Err: err}
+	network := "tcp"
+	if c.datagrams {
+		network = "udp"
+	}
+	return &net.OpError{Op: op, Net: network, Source: c.local, Addr: c.remote, Err: err}
 }
 
 // CloseWrite ends the sending direction, for all who hold the socket.
@@ -271,6 +289,7 @@ func (c *Carrier) Release() error {
 	again := true
 	c.closing.Do(func() {
 		again = false
+		c.restore()
 		// Nobody is inside a call on the socket when these return.
 		c.closed = c.in.Close()
 		if c.blocking {

@@ -6,7 +6,7 @@ import (
 	"syscall"
 )
 
-// Descriptor is a carrier that is a stream socket of the system and says so. Its
+// Descriptor is a carrier that is a socket of the system and says so. Its
 // RawConn waits as those of package net do; the socket itself may be one that
 // blocks, so it is only asked for what it can do at once (MSG_DONTWAIT).
 type Descriptor interface{ Descriptor() syscall.RawConn }

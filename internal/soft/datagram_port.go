@@ -49,14 +49,15 @@ type Path struct {
 }
 
 // Port sends and receives datagrams in batches. It may be used by any number of
-// goroutines at once. Where the carrier is a UDP socket of Linux it uses
-// sendmmsg, recvmmsg, UDP_SEGMENT and UDP_GRO; UDP_SEGMENT is given up for good
-// when the device refuses it. Elsewhere it makes a call for each datagram.
+// goroutines at once. Where the carrier is a UDP socket of Linux, one of package
+// net or a [Descriptor], it uses sendmmsg, recvmmsg, UDP_SEGMENT and UDP_GRO;
+// UDP_SEGMENT is given up for good when the device refuses it. Elsewhere it makes a
+// call for each datagram.
 type Port struct {
-	conn   net.Conn       // connected, or
-	packet net.PacketConn // not
-	udp    *net.UDPConn   // the same where it is one
-	raw    syscall.RawConn
+	conn   net.Conn        // connected, or
+	packet net.PacketConn  // not
+	udp    *net.UDPConn    // the same where it is one
+	raw    syscall.RawConn // nil: of none that is known
 
 	whole   atomic.Bool // UDP_SEGMENT works, as far as is known
 	grouped bool        // UDP_GRO is on
@@ -68,7 +69,10 @@ type Port struct {
 func NewPort(conn net.Conn) *Port {
 	p := &Port{conn: conn}
 	p.udp, _ = conn.(*net.UDPConn)
-	p.probe()
+	if d, ok := conn.(Descriptor); ok {
+		p.raw = d.Descriptor()
+	}
+	p.probe(conn.LocalAddr())
 	return p
 }
 
@@ -76,21 +80,23 @@ func NewPort(conn net.Conn) *Port {
 func NewPacketPort(conn net.PacketConn) *Port {
 	p := &Port{packet: conn}
 	p.udp, _ = conn.(*net.UDPConn)
-	p.probe()
+	p.probe(conn.LocalAddr())
 	return p
 }
 
-func (p *Port) probe() {
-	if p.udp == nil {
+func (p *Port) probe(local net.Addr) {
+	if p.udp != nil {
+		raw, err := p.udp.SyscallConn()
+		if err != nil {
+			p.udp = nil
+			return
+		}
+		p.raw = raw
+	}
+	if p.raw == nil {
 		return
 	}
-	raw, err := p.udp.SyscallConn()
-	if err != nil {
-		p.udp = nil
-		return
-	}
-	p.raw = raw
-	if a, ok := p.udp.LocalAddr().(*net.UDPAddr); ok {
+	if a, ok := local.(*net.UDPAddr); ok {
 		p.v6 = a.IP.To4() == nil
 	}
 	p.setUp()
@@ -133,13 +139,22 @@ func (p *Port) sendOne(b []byte, to Path) (err error) {
 	return p.sendError(err, to)
 }
 
+// Limit is the longest datagram that the path to a peer takes whole, as far as the
+// system knows, in bytes; 0: unknown.
+func (p *Port) Limit(to Path) int {
+	if p.raw == nil {
+		return 0
+	}
+	return p.pathLimit(to)
+}
+
 // sendError gives "too long" its limit.
 func (p *Port) sendError(err error, to Path) error {
 	if err == nil {
 		return nil
 	}
 	if isTooLong(err) {
-		return &MTUError{Limit: p.pathLimit(to)}
+		return &MTUError{Limit: p.Limit(to)}
 	}
 	return cause(err)
 }

@@ -191,7 +191,7 @@ func (o *outgoing) release() {
 // Send sends the datagrams that lie in buf one behind the other, at most
 // MaxBatch, and returns how many the carrier took. It waits until it takes them.
 func (p *Port) Send(buf []byte, sizes []int, to Path) (n int, err error) {
-	if p.udp == nil {
+	if p.raw == nil {
 		return p.sendEach(buf, sizes, to)
 	}
 	o := outgoingPool.Get().(*outgoing)
@@ -322,8 +322,10 @@ func (p *Port) pathLimit(to Path) int {
 			return 0
 		}
 		v6 = to.Peer.Addr().Is6() && !to.Peer.Addr().Is4In6()
-	} else if a, ok := p.udp.RemoteAddr().(*net.UDPAddr); ok {
-		v6 = a.IP.To4() == nil
+	} else if p.conn != nil {
+		if a, ok := p.conn.RemoteAddr().(*net.UDPAddr); ok {
+			v6 = a.IP.To4() == nil
+		}
 	}
 	mtu := 0
 	raw.Control(func(fd uintptr) {
@@ -371,7 +373,7 @@ var incomingPool = sync.Pool{New: func() any {
 // what it returns back with release.
 func (p *Port) receive() (*incoming, error) {
 	in := incomingPool.Get().(*incoming)
-	if p.udp == nil {
+	if p.raw == nil {
 		in.buf = get(batchSize)
 		n, from, err := p.receiveOne(in.buf[:segmentRoom])
 		if err != nil {

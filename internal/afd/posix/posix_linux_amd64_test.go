@@ -71,7 +71,7 @@ type program struct {
 var programs = map[string]*program{}
 
 func init() {
-	for _, name := range []string{"stream", "move", "wait", "control", "setup", "ways", "outside"} {
+	for _, name := range []string{"stream", "move", "wait", "control", "setup", "ways", "outside", "datagram"} {
 		programs[name] = &program{name: name}
 	}
 }
@@ -208,6 +208,15 @@ func eachTLSWorld(t *testing.T, name string, as *syscall.Credential) {
 		}
 	}
 }
+
+// Datagrams: as UDP sockets have them, and as AF_TLS.
+func TestDatagram(t *testing.T) {
+	for _, w := range datagramWorlds {
+		t.Run(w.world+"/"+w.kind, func(t *testing.T) { cells(t, "datagram", w, nil) })
+	}
+}
+
+var datagramWorlds = []world{{"native", "udp"}, {"end", "dtls"}, {"strict", "dtls"}}
 
 // Making TLS sockets, and what is refused.
 func TestSetup(t *testing.T) { eachTLSWorld(t, "setup", nil) }
@@ -364,5 +373,8 @@ func TestUnprivileged(t *testing.T) {
 	as := &syscall.Credential{Uid: nobody, Gid: nobody}
 	for _, name := range []string{"stream", "move", "wait", "control", "setup"} {
 		t.Run(name, func(t *testing.T) { eachTLSWorld(t, name, as) })
+	}
+	for _, w := range datagramWorlds {
+		t.Run("datagram/"+w.world+"/"+w.kind, func(t *testing.T) { cells(t, "datagram", w, as) })
 	}
 }

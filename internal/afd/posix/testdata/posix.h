@@ -7,7 +7,7 @@
  * WORLD is where the program runs: "native", "end" (aftls run) or "strict" (aftls run
  * --strict). KIND is what its sockets are: "unix" and "tcp", which need no
  * supervisor; "ulp", a TCP socket with TCP_ULP "tls"; "aftls", a socket of AF_TLS
- * whose control records are the program's.
+ * whose control records are the program's; "udp" and "dtls" are those of datagrams.
  *
  * Each cell ends with a line "ok NAME" or "not ok NAME: FILE:LINE: WHY".
  */
@@ -76,7 +76,7 @@ struct aftls_next_record {
 
 static int tls;		/* the sockets are TLS sockets */
 static int strict;	/* and answer as those of Linux */
-static int ulp, aftls, is_unix, is_tcp;
+static int ulp, aftls, is_unix, is_tcp, is_udp, dtls;
 
 static const char *cell_name;
 static int cell_failed, failures;
@@ -142,6 +142,9 @@ struct cell {
 #define K_TCP 2
 #define K_ULP 4
 #define K_AFTLS 8
+#define K_UDP 16
+#define K_DTLS 32
+#define K_DATAGRAMS (K_UDP | K_DTLS)
 #define K_PLAIN (K_UNIX | K_TCP)
 #define K_TLS (K_ULP | K_AFTLS)
 #define K_ALL (K_PLAIN | K_TLS)
@@ -403,8 +406,10 @@ __attribute__((unused)) static int run_cells(const struct cell *cells, int n, in
 	ulp = !strcmp(argv[2], "ulp");
 	aftls = !strcmp(argv[2], "aftls");
 	tls = ulp || aftls;
-	strict = ulp && !strcmp(argv[1], "strict");
-	kind = is_unix ? K_UNIX : is_tcp ? K_TCP : ulp ? K_ULP : K_AFTLS;
+	is_udp = !strcmp(argv[2], "udp");
+	dtls = !strcmp(argv[2], "dtls");
+	strict = (ulp || dtls) && !strcmp(argv[1], "strict");
+	kind = is_udp ? K_UDP : dtls ? K_DTLS : is_unix ? K_UNIX : is_tcp ? K_TCP : ulp ? K_ULP : K_AFTLS;
 	for (int i = 0; i < n; i++) {
 		if (!(cells[i].kinds & kind) || argc > 3 && strcmp(argv[3], cells[i].name))
 			continue;

@@ -456,7 +456,6 @@ static void c_socket(void)
 {
 	int fd;
 
-	ERR(socket(AF_TLS, SOCK_DGRAM, 0), EOPNOTSUPP);
 	ERR(socket(AF_TLS, SOCK_RAW, 0), ESOCKTNOSUPPORT);
 	ERR(socket(AF_TLS, SOCK_STREAM, 1), EPROTONOSUPPORT);
 	MUST(fd = socket(AF_TLS, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));

@@ -104,7 +104,7 @@ func (l *DatagramListener) whose(d []byte, from netip.AddrPort, last *lastRoute)
 		if s.h.Proven() {
 			return nil, true
 		}
-		s.giveUp(errEvicted)
+		s.giveUp(ErrEvicted)
 		l.drop(s)
 		return nil, false
 	}
@@ -205,7 +205,7 @@ func (l *DatagramListener) evict() bool {
 	if worst == nil {
 		return false
 	}
-	worst.giveUp(errEvicted)
+	worst.giveUp(ErrEvicted)
 	l.drop(worst)
 	return true
 }

@@ -57,23 +57,9 @@ func tap(ctx context.Context, stdout io.Writer, f tapClientFlags, expression str
 		return hint(err, "start the server with --tap-socket %s, as the same user", f.socket)
 	}
 	defer conn.Close()
-	if err := json.NewEncoder(conn).Encode(tapRequest{expression, f.snapLen}); err != nil {
-		return err
-	}
 	r := bufio.NewReaderSize(conn, 64<<10)
-	line, err := r.ReadBytes('\n')
-	var answer tapAnswer
-	if err == nil {
-		err = json.Unmarshal(line, &answer)
-	}
-	if err != nil {
-		return hint(fmt.Errorf("the server did not answer: %w", err), "see its log")
-	}
-	if answer.Error != "" {
-		if answer.Hint == "" {
-			answer.Hint = "end the other capture first"
-		}
-		return hint(errors.New(answer.Error), "%s", answer.Hint)
+	if err := askServer(conn, r, watchRequest{Tap: &tapRequest{expression, f.snapLen}}); err != nil {
+		return err
 	}
 	out := stdout
 	if f.write != "-" {
@@ -108,4 +94,27 @@ func tap(ctx context.Context, stdout io.Writer, f tapClientFlags, expression str
 	}()
 	_, err = io.Copy(out, r)
 	return err
+}
+
+// askServer sends a request to the socket of a server and reads the answer. What
+// follows the answer is next in r.
+func askServer(conn net.Conn, r *bufio.Reader, request watchRequest) error {
+	if err := json.NewEncoder(conn).Encode(request); err != nil {
+		return err
+	}
+	line, err := r.ReadBytes('\n')
+	var answer watchAnswer
+	if err == nil {
+		err = json.Unmarshal(line, &answer)
+	}
+	if err != nil {
+		return hint(fmt.Errorf("the server did not answer: %w", err), "see its log")
+	}
+	if answer.Error == "" {
+		return nil
+	}
+	if answer.Hint == "" {
+		return errors.New(answer.Error)
+	}
+	return hint(errors.New(answer.Error), "%s", answer.Hint)
 }

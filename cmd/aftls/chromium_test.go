@@ -105,7 +105,7 @@ func TestChromium(t *testing.T) {
 	if !strings.HasPrefix(navigated.ErrorText, "net::ERR_CERT_") {
 		t.Errorf("with a key that it does not trust: %q", navigated.ErrorText)
 	}
-	p.await("suite=")
+	p.await("remote error: tls: unknown certificate")
 }
 
 // spki is what the browser is told to trust: the SHA-256 of the development

@@ -33,7 +33,7 @@ func TestProxySelect(t *testing.T) {
 	big := random(1 << 20)
 	for program, want := range map[string]map[string]string{
 		"data[0] = 0x61 -> SELECT(1); data[0:2] = 0x6262 -> select(2)\n data[0] = 0x63 -> PASS; data[0] = 0x64 -> KILL(1)": {
-			"a": "one", "abc": "one", "bb": "two", "bx": "", "bb" + string(big): "two", "c": "zero", "d": "", "e": "",
+			"a": "one", "abc": "one", "bb": "two", "bx": "", "bb" + string(big): "two", "cc": "zero", "dd": "", "ee": "", "c": "",
 		},
 		// ld [0] of the data: a packet of 40 bytes of headers, as tcpdump has it.
 		"4\n48 0 0 40\n21 0 1 97\n6 0 0 4060086273\n6 0 0 0\n": {"a": "one", "b": ""},

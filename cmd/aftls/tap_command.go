@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,6 +53,10 @@ func tap(ctx context.Context, stdout io.Writer, f tapClientFlags, expression str
 	if _, err := tapOptions(expression, f.snapLen); err != nil { // before a file is made
 		return err
 	}
+	// Once the server says that it captures, a signal ends the file as it should.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
 	conn, err := net.Dial("unix", f.socket)
 	if err != nil {
 		return hint(err, "start the server with --tap-socket %s, as the same user", f.socket)
@@ -70,9 +75,6 @@ func tap(ctx context.Context, stdout io.Writer, f tapClientFlags, expression str
 		defer func() { err = errors.Join(err, file.Close()) }()
 		out = file
 	}
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
 	done := make(chan struct{})
 	defer close(done)
 	go func() {
@@ -99,15 +101,13 @@ func tap(ctx context.Context, stdout io.Writer, f tapClientFlags, expression str
 // askServer sends a request to the socket of a server and reads the answer. What
 // follows the answer is next in r.
 func askServer(conn net.Conn, r *bufio.Reader, request watchRequest) error {
-	if err := json.NewEncoder(conn).Encode(request); err != nil {
-		return err
-	}
+	sent := json.NewEncoder(conn).Encode(request) // if that fails there may be an answer why
 	line, err := r.ReadBytes('\n')
 	var answer watchAnswer
 	if err == nil {
 		err = json.Unmarshal(line, &answer)
 	}
-	if err != nil {
+	if err = cmp.Or(err, sent); err != nil && answer.Error == "" {
 		return hint(fmt.Errorf("the server did not answer: %w", err), "see its log")
 	}
 	if answer.Error == "" {

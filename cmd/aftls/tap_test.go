@@ -296,7 +296,7 @@ func TestProxyTap(t *testing.T) {
 		for _, flags := range [][]string{nil, {"--tap-ciphertext"}} {
 			file := filepath.Join(t.TempDir(), "tap.pcapng")
 			p, addr := startStreams(t, "proxy", append([]string{"--to", to, "--tap", file}, flags...)...)
-			p.await("are captured")
+			p.await("captured")
 			isPrivate(t, file)
 			exchange(t, dialTLS(t, addr), []byte("hello, backend"))
 			p.await("msg=connection ")

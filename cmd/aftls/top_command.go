@@ -57,22 +57,13 @@ it is not in the kernel. Where stdout is no terminal it shows them once.
 }
 
 func top(ctx context.Context, stdout io.Writer, f topFlags) error {
-	conn, err := net.Dial("unix", f.socket)
-	if err != nil {
-		return hint(err, "start the server with --top-socket %s, as the same user", f.socket)
-	}
-	defer conn.Close()
-	r := bufio.NewReaderSize(conn, 64<<10)
 	if f.json {
-		if err := askServer(conn, r, watchRequest{Top: new(topRequest)}); err != nil {
-			return err
-		}
-		return copyLine(stdout, r)
+		return askTop(f.socket, func(r *bufio.Reader) error { return copyLine(stdout, r) })
 	}
 	var t table
 	file, ok := stdout.(*os.File)
 	if !ok || !term.IsTerminal(int(file.Fd())) {
-		s, err := takeSnapshot(conn, r)
+		s, err := takeSnapshot(f.socket)
 		if err != nil {
 			return err
 		}
@@ -81,16 +72,16 @@ func top(ctx context.Context, stdout io.Writer, f topFlags) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	s, err := takeSnapshot(f.socket) // an error is better seen on the screen that stays
+	if err != nil {
+		return err
+	}
 	const other, back = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l" // screen, and the cursor
 	io.WriteString(file, other)
 	defer io.WriteString(file, back)
 	tick := time.NewTicker(topInterval)
 	defer tick.Stop()
 	for {
-		s, err := takeSnapshot(conn, r)
-		if err != nil {
-			return err
-		}
 		width, height, err := term.GetSize(int(file.Fd()))
 		if err != nil || width <= 0 || height <= 0 {
 			width, height = 80, 24
@@ -104,18 +95,35 @@ func top(ctx context.Context, stdout io.Writer, f topFlags) error {
 		case <-ctx.Done():
 			return nil
 		}
+		if s, err = takeSnapshot(f.socket); err != nil {
+			return err
+		}
 	}
 }
 
-func takeSnapshot(conn net.Conn, r *bufio.Reader) (s topSnapshot, err error) {
+// askTop asks the server at socket for a snapshot, which read reads.
+func askTop(socket string, read func(*bufio.Reader) error) error {
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return hint(err, "start the server with --top-socket %s, as the same user", socket)
+	}
+	defer conn.Close()
+	r := bufio.NewReaderSize(conn, 64<<10)
 	if err := askServer(conn, r, watchRequest{Top: new(topRequest)}); err != nil {
-		return s, err
+		return err
 	}
-	line, err := r.ReadBytes('\n')
-	if err == nil {
-		err = json.Unmarshal(line, &s)
-	}
-	return s, hint(err, "the server has ended; see its log")
+	return hint(read(r), "the server has ended; see its log")
+}
+
+func takeSnapshot(socket string) (s topSnapshot, err error) {
+	err = askTop(socket, func(r *bufio.Reader) error {
+		line, err := r.ReadBytes('\n')
+		if err == nil {
+			err = json.Unmarshal(line, &s)
+		}
+		return err
+	})
+	return s, err
 }
 
 // copyLine copies up to the end of a line.
@@ -123,7 +131,7 @@ func copyLine(w io.Writer, r *bufio.Reader) error {
 	for {
 		part, err := r.ReadSlice('\n')
 		if err != nil && err != bufio.ErrBufferFull {
-			return hint(err, "the server has ended; see its log")
+			return err
 		}
 		if _, werr := w.Write(part); werr != nil || err == nil {
 			return werr

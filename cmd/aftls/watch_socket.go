@@ -19,8 +19,7 @@ import (
 // The protocol of the watch socket, in lines of JSON: the client sends a
 // watchRequest, and the server answers a watchAnswer. Unless that has an error there
 // follows, to a request for a tap, a pcapng file, until the client ends its direction
-// or the server ends; to one for top a topSnapshot, and then the client may send the
-// next request.
+// or the server ends; to one for top a topSnapshot. That is all of a connection.
 
 const (
 	maxWatchRequest = 128 << 10        // bytes
@@ -153,24 +152,26 @@ func (s *watchSocket) client(c net.Conn) {
 		delete(s.clients, c)
 		s.mu.Unlock()
 	}()
+	s.expect(c, time.Now().Add(watchPatience))
 	r := bufio.NewReaderSize(c, 4096)
-	for {
-		s.expect(c, time.Now().Add(watchPatience))
-		request, err := readWatchRequest(r)
-		switch {
-		case err == io.EOF:
-			return
-		case err != nil:
-			answer(c, err)
-			return
-		case request.Tap != nil:
-			s.tap(c, r, request.Tap)
-			return
-		}
-		if answer(c, nil) != nil || writeTop(c, s.roster) != nil {
-			return
-		}
+	request, err := readWatchRequest(r)
+	switch {
+	case err != nil:
+		answer(c, err)
+	case request.Tap != nil:
+		s.tap(c, r, request.Tap)
+	default:
+		answer(c, nil)
+		writeTop(patient{c}, s.roster)
 	}
+}
+
+// patient gives a client that takes some of what it asked for the time to take more.
+type patient struct{ c net.Conn }
+
+func (p patient) Write(b []byte) (int, error) {
+	p.c.SetWriteDeadline(time.Now().Add(watchPatience))
+	return p.c.Write(b)
 }
 
 // expect gives the client until then to send something, unless the socket is
@@ -183,8 +184,7 @@ func (s *watchSocket) expect(c net.Conn, until time.Time) {
 	}
 }
 
-// answer sends what came of a request, and gives the client its time to take what
-// follows.
+// answer sends what came of a request.
 func answer(c net.Conn, err error) error {
 	var a watchAnswer
 	if err != nil {
@@ -193,8 +193,7 @@ func answer(c net.Conn, err error) error {
 			a.Hint = h.hint
 		}
 	}
-	c.SetWriteDeadline(time.Now().Add(watchPatience))
-	return json.NewEncoder(c).Encode(a)
+	return json.NewEncoder(patient{c}).Encode(a)
 }
 
 // tap captures for a client until it ends its direction.
@@ -258,8 +257,7 @@ func (a afterwards) Write(p []byte) (int, error) {
 	return a.w.Write(p)
 }
 
-// readWatchRequest reads the next line of a client. The error is io.EOF where none
-// comes.
+// readWatchRequest reads the line that a client begins with.
 func readWatchRequest(r *bufio.Reader) (request watchRequest, err error) {
 	var line []byte
 	for {
@@ -267,8 +265,6 @@ func readWatchRequest(r *bufio.Reader) (request watchRequest, err error) {
 		line = append(line, part...)
 		switch {
 		case err == nil:
-		case err != bufio.ErrBufferFull && len(line) == 0:
-			return request, io.EOF
 		case err != bufio.ErrBufferFull:
 			return request, fmt.Errorf("no request came: %w", err)
 		case len(line) > maxWatchRequest:

@@ -21,6 +21,7 @@ const firstRecordTimeout = 10 * time.Second
 type selector struct {
 	program  filter.Filter
 	backends int
+	patience time.Duration // for the first record
 }
 
 // newSelector returns the selector for a program as --select has it; it is nil where
@@ -56,7 +57,7 @@ func newSelector(text string, backends int) (*selector, error) {
 	if !selects && backends > 1 {
 		return nil, hint(errors.New("--select: the program has no SELECT, so every client would get backend 0"), "write rules, such as 'data[0] = 22 -> SELECT(1); -> SELECT(0)'")
 	}
-	s := &selector{backends: backends}
+	s := &selector{backends: backends, patience: firstRecordTimeout}
 	s.program.Swap(p)
 	return s, nil
 }
@@ -64,13 +65,13 @@ func newSelector(text string, backends int) (*selector, error) {
 // choose waits for the client's first record and returns the backend that it is for,
 // and the record. After an error the client knows, and c only has to be closed.
 func (s *selector) choose(c *aftls.Conn) (backend int, first firstRecord, err error) {
-	c.SetReadDeadline(time.Now().Add(firstRecordTimeout))
+	c.SetReadDeadline(time.Now().Add(s.patience))
 	if first, err = readFirst(c); err != nil {
 		switch {
 		case err == io.EOF:
 			err = errors.New("the client ended before its first byte, so no backend was picked")
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			err = fmt.Errorf("the client sent nothing for %v, so no backend was picked", firstRecordTimeout)
+			err = fmt.Errorf("the client sent nothing for %v, so no backend was picked", s.patience)
 		}
 		return 0, noRecord, err
 	}

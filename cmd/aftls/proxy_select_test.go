@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -127,6 +128,37 @@ func TestProxySelectWithoutARecord(t *testing.T) {
 	cut.NetConn().Close()
 	p.await("without close_notify")
 	end(t, p)
+}
+
+// A client that says nothing is waited for so long and no longer.
+func TestProxySelectSilentClient(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	carrier, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := keyed(t, carrier)
+	defer c.Close()
+	s, err := newSelector("-> SELECT(0)", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.patience != 10*time.Second {
+		t.Errorf("%v", s.patience) // docs/proxy.md
+	}
+	s.patience = time.Millisecond
+	if _, first, err := s.choose(c); err == nil || err.Error() != "the client sent nothing for 1ms, so no backend was picked" || first.buf != nil {
+		t.Error(err)
+	}
 }
 
 func TestProxySelectErrors(t *testing.T) {

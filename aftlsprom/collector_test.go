@@ -308,25 +308,30 @@ func TestCountersOnlyGrow(t *testing.T) {
 	}
 }
 
+// crowd is a collector with thousands of open sockets.
+func crowd() *aftlsprom.Collector {
+	c := aftlsprom.New()
+	a, _ := net.Pipe()
+	for range 10_000 {
+		c.Begin(aftls.NewSocket(a, aftls.Options{}))
+	}
+	return c
+}
+
 // What a connection pays is at its ends.
 func BenchmarkBeginEnd(b *testing.B) {
-	c := aftlsprom.New()
-	for range 10_000 {
-		c.Begin(&fixed{1})
-	}
-	f := &fixed{1}
+	c := crowd()
+	a, _ := net.Pipe()
+	s := aftls.NewSocket(a, aftls.Options{})
 	b.ReportAllocs()
 	for b.Loop() {
-		c.Begin(f)
-		c.End(f)
+		c.Begin(s)
+		c.End(s)
 	}
 }
 
 func BenchmarkCollect(b *testing.B) {
-	c := aftlsprom.New()
-	for range 10_000 {
-		c.Begin(&fixed{1})
-	}
+	c := crowd()
 	ch := make(chan prometheus.Metric, 100)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -184,8 +184,9 @@ func (s *watchSocket) expect(c net.Conn, until time.Time) {
 	}
 }
 
-// answer sends what came of a request.
-func answer(c net.Conn, err error) error {
+// answer sends what came of a request. Whether the client takes it shows in what
+// follows.
+func answer(c net.Conn, err error) {
 	var a watchAnswer
 	if err != nil {
 		a.Error = err.Error()
@@ -193,7 +194,7 @@ func answer(c net.Conn, err error) error {
 			a.Hint = h.hint
 		}
 	}
-	return json.NewEncoder(patient{c}).Encode(a)
+	json.NewEncoder(patient{c}).Encode(a)
 }
 
 // tap captures for a client until it ends its direction.

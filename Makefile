@@ -5,7 +5,7 @@ GO      ?= go
 FUZZFOR ?= 20s
 LOG     := $(or $(TMPDIR),/tmp)/aftls-test.log
 
-.PHONY: test unit race variants interop smoke vet cross lint fuzz bench
+.PHONY: test unit race variants interop screenshot smoke vet cross lint fuzz bench
 
 # All that this machine can run; at the end, what it could not.
 test: vet cross unit variants race smoke
@@ -34,6 +34,12 @@ variants:
 
 interop:
 	$(GO) test -race -timeout 300s -run 'Openssl|OpenSSL|GnuTLS|Curl' -v .
+
+# What a browser made of a page of 'aftls serve': unit runs the test, this keeps its
+# picture, in the folder that its line ARTIFACTS names.
+screenshot:
+	@mkdir -p bin/artifacts
+	$(GO) test -count=1 -artifacts -outputdir $(CURDIR)/bin/artifacts -run Chromium -v ./cmd/aftls
 
 # A small run of every row of the bench: that it works, not how fast.
 smoke:

@@ -86,6 +86,12 @@ type Info struct {
 	Send, Receive DirectionInfo
 	Resumed       bool // the handshake continued an earlier session
 	Tapped        bool // a tap captures the application data
+
+	// Failed is what the connection failed of, as errors of Read and Write have
+	// it inside their *net.OpError: a [*TruncatedError], [*CarrierError],
+	// [*PeerError], [*AlertError] and so on. It is nil while the connection is
+	// well, and after a close, a clean end or Detach.
+	Failed error
 }
 
 // DirectionInfo is the state of one direction. Records, Bytes and Rekeys count

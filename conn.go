@@ -411,6 +411,9 @@ func (c *Conn) Info() Info {
 	if c.pass != nil {
 		d := DirectionInfo{Provider: Passthrough, Reason: c.pass.Reason().Error(), Version: c.state.Version, Suite: c.state.CipherSuite}
 		i = Info{Send: d, Receive: d}
+		if err := c.pass.failed.Load(); err != nil {
+			i.Failed = *err
+		}
 	} else {
 		i = c.s.Info()
 	}

@@ -105,7 +105,7 @@ func (l *DatagramListener) whose(d []byte, from soft.Path, last *lastRoute) (c *
 		if s.h.Proven() {
 			return nil, true
 		}
-		s.giveUp(errEvicted)
+		s.giveUp(ErrEvicted)
 		l.drop(s)
 		return nil, false
 	}
@@ -206,7 +206,7 @@ func (l *DatagramListener) evict() bool {
 	if worst == nil {
 		return false
 	}
-	worst.giveUp(errEvicted)
+	worst.giveUp(ErrEvicted)
 	l.drop(worst)
 	return true
 }

@@ -53,6 +53,10 @@ var (
 	// whose record layer stayed with crypto/tls. The error says why it did.
 	ErrPassthrough = errors.New("aftls: crypto/tls keeps the record layer of this connection")
 
+	// ErrEvicted is what Options.HandshakeError gets for a handshake that a
+	// Listener gave up to have room for a newer one.
+	ErrEvicted = errors.New("aftls: handshake given up for a newer one: it waited longest for its peer")
+
 	// ErrIdle ends a datagram association of a listener from which nothing
 	// authentic came for its IdleTimeout.
 	ErrIdle = errors.New("aftls: nothing came from the peer for so long that the association was given up")

@@ -77,7 +77,11 @@ func (c *Conn) SetTap(t *filter.Tap) error {
 	if c.pass != nil {
 		return c.pass.opError("tap", c.pass.unavailable())
 	}
-	s := c.s
+	return c.s.SetTap(t, c.client)
+}
+
+// SetTap is that of a [Conn]. client says which side of the handshake it was.
+func (s *Socket) SetTap(t *filter.Tap, client bool) error {
 	if err := s.check(); err != nil {
 		return opError("tap", s.carrier, err)
 	}
@@ -89,7 +93,7 @@ func (c *Conn) SetTap(t *filter.Tap) error {
 		h.flow = nil
 	}
 	if t != nil {
-		h.flow = t.Flow(s.carrier.LocalAddr(), s.carrier.RemoteAddr(), c.client)
+		h.flow = t.Flow(s.carrier.LocalAddr(), s.carrier.RemoteAddr(), client)
 	}
 	s.setGate(h, Send)
 	s.setGate(h, Receive)

@@ -35,8 +35,9 @@ var house = map[string]room{
 	"kcm":                    {own: []string{"bpf"}},
 	"internal/pump":          {own: []string{"record"}, other: []string{"golang.org/x/sys/unix"}},
 	"internal/seccomp":       {other: []string{"golang.org/x/sys/unix"}},
-	"internal/afd":           {own: []string{".", "bpf", "record", "internal/pump", "internal/seccomp"}, other: []string{"golang.org/x/sys/unix"}},
+	"internal/afd":           {own: []string{".", "bpf", "filter", "record", "internal/pump", "internal/seccomp"}, other: []string{"golang.org/x/sys/unix"}},
 	"aftlshttp":              {own: []string{"."}, other: []string{"golang.org/x/net/http2", "golang.org/x/net/idna"}},
+	"aftlsprom":              {own: []string{"."}, other: []string{"github.com/prometheus/client_golang/prometheus"}},
 	"aftlsgrpc":              {own: []string{"."}, other: []string{"google.golang.org/grpc/credentials"}},
 	"aftlstest":              {own: []string{".", "record", "internal/soft"}},
 	"aftlstest/hostile":      {own: []string{"record"}},
@@ -45,7 +46,7 @@ var house = map[string]room{
 	"examples/dot/dotserver": {own: []string{"kcm"}, other: []string{"github.com/miekg/dns"}},
 	"examples/ebpf":          {own: []string{"."}, other: []string{"github.com/cilium/ebpf", "github.com/cilium/ebpf/asm", "github.com/cilium/ebpf/link", "golang.org/x/sys/unix"}},
 	"examples/thrift-echo":   {own: []string{".", "kcm"}, other: []string{"github.com/apache/thrift/lib/go/thrift"}},
-	"cmd/aftls":              {own: []string{".", "aftlshttp", "bench", "filter", "record", "internal/afd"}, other: []string{"github.com/pires/go-proxyproto", "github.com/pires/go-proxyproto/tlvparse", "github.com/spf13/cobra"}},
+	"cmd/aftls":              {own: []string{".", "aftlshttp", "aftlsprom", "bench", "filter", "record", "internal/afd"}, other: []string{"github.com/pires/go-proxyproto", "github.com/pires/go-proxyproto/tlvparse", "github.com/prometheus/client_golang/prometheus", "github.com/prometheus/client_golang/prometheus/collectors", "github.com/prometheus/client_golang/prometheus/promhttp", "github.com/spf13/cobra", "golang.org/x/term"}},
 }
 
 // unsafeFiles are the files that may import unsafe.

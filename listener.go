@@ -27,8 +27,6 @@ const (
 	answerDrain      = 64 << 10              // bytes that such a client may have on the way
 )
 
-var errEvicted = errors.New("aftls: handshake given up for a newer one: it waited longest for its peer")
-
 // Listener accepts TLS connections: Accept returns them when their handshake is
 // done. Handshakes run at once, up to 1,024 of them, each for at most 10
 // seconds. When more clients come, the handshake that has waited longest for
@@ -262,7 +260,7 @@ func (l *Listener) evict() {
 		}
 	}
 	if oldest != nil {
-		oldest.giveUp(errEvicted)
+		oldest.giveUp(ErrEvicted)
 	}
 }
 

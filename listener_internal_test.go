@@ -8,7 +8,6 @@ import (
 // What the tests in listener_test.go need of the inside.
 var (
 	NewListenerWithLimits = newListener
-	ErrEvicted            = errEvicted
 )
 
 // network decides which clients count as one.

@@ -20,6 +20,7 @@ type passthrough struct {
 	carrier net.Conn
 	closed  atomic.Bool
 	shut    atomic.Bool
+	failed  atomic.Pointer[error]
 }
 
 // unavailable is the answer of everything that needs a socket.
@@ -33,12 +34,18 @@ func (p *passthrough) opError(op string, err error) error {
 		err = net.ErrClosed
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		err = os.ErrDeadlineExceeded
-	case errors.Is(err, handover.ErrTruncated):
-		err = &TruncatedError{}
-	case err == io.ErrUnexpectedEOF:
-		err = &TruncatedError{InRecord: true}
+	case errors.Is(err, ErrPassthrough), errors.Is(err, ErrShutdown): // the caller's
 	default:
-		err = blame(err)
+		switch {
+		case errors.Is(err, handover.ErrTruncated):
+			err = &TruncatedError{}
+		case err == io.ErrUnexpectedEOF:
+			err = &TruncatedError{InRecord: true}
+		default:
+			err = blame(err)
+		}
+		failed := err
+		p.failed.CompareAndSwap(nil, &failed)
 	}
 	return opError(op, p.carrier, err)
 }

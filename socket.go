@@ -47,9 +47,10 @@ type Socket struct {
 	// under wmu and does not block.
 	duties func(records uint64) error
 
-	life atomic.Int32
-	dead atomic.Pointer[error] // ends both directions
-	owed atomic.Int32          // the alert to send as soon as wmu is free, plus 1
+	life   atomic.Int32
+	dead   atomic.Pointer[error] // ends both directions
+	failed atomic.Pointer[error] // what one direction failed of first
+	owed   atomic.Int32          // the alert to send as soon as wmu is free, plus 1
 
 	// writing says that wmu is held by somebody who may block: Close then
 	// interrupts, else it waits.
@@ -244,13 +245,14 @@ func (s *Socket) readFailed(err error) error {
 	case soft.ErrNoKeys:
 		return ErrNoKeys
 	case io.EOF:
-		s.rerr = &TruncatedError{}
 		if s.ended.Load() {
 			s.rerr = io.EOF
+		} else {
+			s.rerr = s.fails(&TruncatedError{})
 		}
 		return s.rerr
 	case io.ErrUnexpectedEOF:
-		s.rerr = &TruncatedError{InRecord: true}
+		s.rerr = s.fails(&TruncatedError{InRecord: true})
 		return s.rerr
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -265,8 +267,14 @@ func (s *Socket) readFailed(err error) error {
 	if e, ok := errors.AsType[*record.Error](err); ok {
 		return s.refuse(e)
 	}
-	s.rerr = &CarrierError{err}
+	s.rerr = s.fails(&CarrierError{err})
 	return s.rerr
+}
+
+// fails notes for Info what one direction failed of.
+func (s *Socket) fails(err error) error {
+	s.failed.CompareAndSwap(nil, &err)
+	return err
 }
 
 // refuse ends the association because of what the peer sent.
@@ -482,6 +490,12 @@ func (s *Socket) SetWriteDeadline(t time.Time) error {
 // writers.
 func (s *Socket) Info() Info {
 	i := Info{Send: directionInfo(s.send.Stats()), Receive: directionInfo(s.recv.Stats())}
+	if err := s.failed.Load(); err != nil {
+		i.Failed = *err
+	}
+	if err := s.dead.Load(); err != nil && *err != net.ErrClosed { // which is our own doing
+		i.Failed = *err
+	}
 	if h := s.hooks.Load(); h != nil {
 		h.info(&i)
 	}

@@ -110,7 +110,7 @@ func (s *Socket) writeFailed(err error) error {
 		if err, ok := s.killed(err); ok {
 			return err
 		}
-		s.werr = &CarrierError{err}
+		s.werr = s.fails(&CarrierError{err})
 	}
 	return s.werr
 }

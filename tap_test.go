@@ -2,8 +2,10 @@ package aftls_test
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +15,7 @@ import (
 	"github.com/aftls/aftls"
 	"github.com/aftls/aftls/aftlstest"
 	"github.com/aftls/aftls/filter"
+	"github.com/aftls/aftls/record"
 )
 
 const (
@@ -226,3 +229,48 @@ func TestTapOfCiphertext(t *testing.T) {
 }
 
 const tls12, tls13 = 0x0303, 0x0304
+
+// A bare socket is tapped as a Conn is, whichever side of the handshake it was.
+func TestTapOfSocket(t *testing.T) {
+	ccfg, scfg := configs(t)
+	a, b := connPair(t, ccfg, scfg, aftls.Options{})
+	for client, c := range map[bool]*aftls.Conn{true: a, false: b} {
+		carrier := c.NetConn()
+		if _, err := c.Detach(); err != nil {
+			t.Fatal(err)
+		}
+		k, err := record.TrafficKeys(tls.TLS_AES_128_GCM_SHA256, make([]byte, 32))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := aftls.NewSocket(carrier, aftls.Options{})
+		t.Cleanup(func() { s.Close() })
+		if err := errors.Join(s.SetKeys(aftls.Send, k), s.SetKeys(aftls.Receive, k)); err != nil {
+			t.Fatal(err)
+		}
+		var file bytes.Buffer
+		tap := filter.NewTap(&file, filter.TapOptions{})
+		if err := s.SetTap(tap, client); err != nil {
+			t.Fatal(err)
+		}
+		if !s.Info().Tapped {
+			t.Error("Info does not say so")
+		}
+		mustWrite(t, s, "said")
+		s.Close()
+		if err := s.SetTap(tap, client); !errors.Is(err, net.ErrClosed) {
+			t.Error(err)
+		}
+		if err := tap.Close(); err != nil {
+			t.Fatal(err)
+		}
+		capture, err := aftlstest.ReadPcapng(file.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The client's packet opens the connection.
+		if first := capture.Packets[0]; first.Inbound == client || !strings.Contains(file.String(), "said") {
+			t.Errorf("client %v: %+v", client, first)
+		}
+	}
+}

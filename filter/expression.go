@@ -72,13 +72,20 @@ func CompileRules(rules ...Rule) (*Program, error) {
 	return New(code, Packet), nil
 }
 
-// Parse returns the program of an expression, or of what tcpdump -y RAW -ddd
-// prints for one: such a text begins with a number alone on its line. Errors are
-// those of [Compile] and of bpf.Parse.
+// Parse returns the program of a text: of an expression, of rules as [ParseRules]
+// has them, or of what tcpdump -y RAW -ddd prints, which begins with a number alone
+// on its line. Errors are those of [Compile], [ParseRules] and bpf.Parse.
 func Parse(text string) (*Program, error) {
 	first, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
 	if first = strings.TrimSpace(first); first == "" || strings.Trim(first, "0123456789") != "" {
-		return Compile(text)
+		if !strings.Contains(text, arrow) {
+			return Compile(text)
+		}
+		rules, err := ParseRules(text)
+		if err != nil {
+			return nil, err
+		}
+		return CompileRules(rules...)
 	}
 	code, err := bpf.Parse(text)
 	if err != nil {

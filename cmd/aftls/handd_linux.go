@@ -25,6 +25,7 @@ func descriptorCommands() []*cobra.Command {
 type handdFlags struct {
 	socket  string
 	perUser int
+	watch   watchFlags
 }
 
 func handdCommand() *cobra.Command {
@@ -42,7 +43,11 @@ ready, one line goes to stdout: "listening PATH".
 
 SIGINT or SIGTERM takes no more requests and waits until the connections that
 were handed over have ended; a second signal ends them: their programs see
-errors.`,
+errors.
+
+--tap-socket makes the plaintext of all connections readable for whoever can open
+that socket, which is made with mode 0600. It is off by default, and the log says
+when it is on.`,
 		Example: "  aftls handd --socket /run/user/1000/aftls.sock",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -51,6 +56,7 @@ errors.`,
 	}
 	c.Flags().StringVar(&f.socket, "socket", handdSocket(), "Unix socket to listen on")
 	c.Flags().IntVar(&f.perUser, "per-user", afd.DefaultPerUser, "how many connections each user may hand over at a time")
+	f.watch.add(c)
 	return c
 }
 
@@ -76,7 +82,17 @@ func handd(ctx context.Context, stdout, stderr io.Writer, f handdFlags) error {
 	if err != nil {
 		return hint(err, "choose another socket with --socket")
 	}
-	d := &afd.Daemon{PerUser: f.perUser, Log: func(format string, args ...any) { logger.Info(fmt.Sprintf(format, args...)) }}
+	roster := newRoster("handd", logger)
+	unwatch, err := f.watch.open(roster)
+	if err != nil {
+		ln.Close()
+		return err
+	}
+	defer unwatch()
+	d := &afd.Daemon{
+		PerUser: f.perUser, Log: func(format string, args ...any) { logger.Info(fmt.Sprintf(format, args...)) },
+		Began: func(a *afd.Association) { roster.begin(a) }, Ended: func(a *afd.Association) { roster.end(a) },
+	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)

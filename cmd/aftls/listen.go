@@ -100,7 +100,7 @@ func runListen(ctx context.Context, stdout, stderr io.Writer, program []string, 
 		return err
 	}
 	config := &tls.Config{GetCertificate: certs.get, MinVersion: uint16(f.minVersion)}
-	s, err := listenStreams(f.listen, config, f.provider, logger)
+	s, err := listenStreams(f.listen, config, f.provider, observeFlags{}, newRoster("listen", logger))
 	if err != nil {
 		return err
 	}

@@ -122,8 +122,14 @@ func (p *process) errors() string {
 // await waits until stderr contains s.
 func (p *process) await(s string) {
 	p.t.Helper()
+	p.awaitTimes(s, 1)
+}
+
+// awaitTimes waits until stderr contains s so often.
+func (p *process) awaitTimes(s string, n int) {
+	p.t.Helper()
 	deadline := time.After(30 * time.Second)
-	for !strings.Contains(p.errors(), s) {
+	for strings.Count(p.errors(), s) < n {
 		select {
 		case <-p.more:
 		case <-deadline:

@@ -27,7 +27,7 @@ const drainTimeout = 30 * time.Second
 type serveFlags struct {
 	listen string
 	serverFlags
-	tap tapFlags
+	observe observeFlags
 }
 
 func serveCommand() *cobra.Command {
@@ -48,7 +48,8 @@ SIGHUP reads the certificate again.
 
 --tap and --tap-socket make the plaintext of all connections readable for whoever
 can read the file or open the socket, which are made with mode 0600. They are off
-by default, and the log says when they are on.`,
+by default, and the log says when they are on. --top-socket and --metrics show
+counters, and the socket addresses.`,
 		Example: "  aftls serve ./public\n  curl --cacert ~/.local/state/aftls/cert.pem https://localhost:8443/",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -64,7 +65,7 @@ by default, and the log says when they are on.`,
 	}
 	c.Flags().StringVar(&f.listen, "listen", "127.0.0.1:8443", "address to listen on; port 0 takes a free one")
 	f.serverFlags.add(c)
-	f.tap.add(c)
+	f.observe.add(c)
 	return c
 }
 
@@ -89,18 +90,18 @@ func serve(ctx context.Context, stdout, stderr io.Writer, dir string, f serveFla
 		MinVersion:     uint16(f.minVersion),
 		NextProtos:     []string{"h2", "http/1.1"},
 	}
-	opt := aftls.Options{
-		Provider: aftls.Provider(f.provider),
-		HandshakeError: func(peer net.Addr, err error) {
-			logger.Warn("handshake failed", "peer", peer.String(), "err", err.Error())
-		},
-	}
-	taps := newTaps(logger)
-	ln, endTaps, err := f.tap.listen(f.listen, config, opt, taps)
+	inner, err := net.Listen("tcp", f.listen)
 	if err != nil {
+		return hint(err, "choose another address with --listen; 127.0.0.1:0 takes a free port")
+	}
+	roster := newRoster("serve", logger)
+	carriers, endObserving, err := f.observe.open(inner, config, roster)
+	if err != nil {
+		inner.Close()
 		return err
 	}
-	defer endTaps()
+	defer endObserving()
+	ln := aftls.NewListener(carriers, config, aftls.Options{Provider: aftls.Provider(f.provider), HandshakeError: roster.failed})
 	if f.cert == "" {
 		fmt.Fprintf(stderr, "try: curl --cacert %s https://%s/\n", certs.certFile, ln.Addr())
 	}
@@ -109,7 +110,7 @@ func serve(ctx context.Context, stdout, stderr io.Writer, dir string, f serveFla
 		ReadHeaderTimeout: 20 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(handler, slog.LevelWarn),
-		ConnState:         func(c net.Conn, s http.ConnState) { taps.state(c, s); logClosed(logger, c, s) },
+		ConnState:         func(c net.Conn, s http.ConnState) { roster.state(c, s); logClosed(logger, c, s) },
 	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)

@@ -27,22 +27,31 @@ type streams struct {
 	handle   func(*aftls.Conn)
 	limit    chan struct{} // as many are handled at a time; nil is no limit
 
+	unobserve func() // at the end
+
 	accepted, resumed, failed atomic.Int64
 }
 
-// listenStreams listens, on a TCP address or unix:PATH.
-func listenStreams(addr string, config *tls.Config, provider provider, logger *slog.Logger) (*streams, error) {
+// listenStreams listens, on a TCP address or unix:PATH. observe says who sees the
+// connections, which r will have.
+func listenStreams(addr string, config *tls.Config, provider provider, observe observeFlags, r *roster) (*streams, error) {
 	network, addr := networkOf(addr)
 	inner, err := net.Listen(network, addr)
 	if err != nil {
 		return nil, hint(err, "choose another address with --listen; 127.0.0.1:0 takes a free port")
 	}
 	s := &streams{carriers: &carriers{Listener: inner, open: make(map[*carrier]struct{})}}
-	s.ln = aftls.NewListener(s.carriers, config, aftls.Options{
+	ln, end, err := observe.open(s.carriers, config, r)
+	if err != nil {
+		inner.Close()
+		return nil, err
+	}
+	s.unobserve = end
+	s.ln = aftls.NewListener(ln, config, aftls.Options{
 		Provider: aftls.Provider(provider),
 		HandshakeError: func(peer net.Addr, err error) {
 			s.failed.Add(1)
-			logger.Warn("handshake failed", "peer", peer.String(), "err", err.Error())
+			r.failed(peer, err)
 		},
 	})
 	return s, nil
@@ -57,6 +66,7 @@ func (s *streams) serve(ctx context.Context, stdout io.Writer, certs *certificat
 	served := make(chan error, 1)
 	go func() { served <- s.accept() }()
 	err := supervise(ctx, s, served, signals, certs, logger)
+	s.unobserve()
 	logger.Info("ended", "connections", s.accepted.Load(), "resumed", s.resumed.Load(), "handshakes_failed", s.failed.Load())
 	return err
 }

@@ -6,20 +6,17 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
-	"sync"
 
-	"github.com/aftls/aftls"
 	"github.com/aftls/aftls/filter"
 	"github.com/spf13/cobra"
 )
 
-// tapFlags are those of a server that can be tapped.
+// tapFlags are those of a server that can write a capture file.
 type tapFlags struct {
-	file, filter, socket string
-	snapLen              int
-	ciphertext           bool
+	file, filter string
+	snapLen      int
+	ciphertext   bool
 }
 
 func (f *tapFlags) add(c *cobra.Command) {
@@ -27,15 +24,14 @@ func (f *tapFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.filter, "tap-filter", "", "what to capture: an expression, or the output of tcpdump -y RAW -ddd")
 	c.Flags().IntVar(&f.snapLen, "tap-snaplen", 0, "bytes to keep of each packet (default: all)")
 	c.Flags().BoolVar(&f.ciphertext, "tap-ciphertext", false, "capture the ciphertext instead, and the secrets that decrypt it")
-	c.Flags().StringVar(&f.socket, "tap-socket", "", "Unix socket where 'aftls tap' may capture the plaintext of all connections")
 }
 
 // check refuses flags that mean nothing together.
-func (f *tapFlags) check() error {
+func (f *tapFlags) check(socket string) error {
 	switch {
 	case f.file == "" && (f.filter != "" || f.snapLen != 0 || f.ciphertext):
 		return hint(errors.New("a tap is described, and there is none"), "name a file with --tap")
-	case f.file != "" && f.socket != "":
+	case f.file != "" && socket != "":
 		return hint(errors.New("--tap and --tap-socket exclude each other: a server has one tap at a time"), "use --tap-socket, and 'aftls tap -w FILE' when it is needed")
 	case f.ciphertext && f.snapLen != 0:
 		return hint(errors.New("records that are cut cannot be decrypted"), "leave out --tap-snaplen or --tap-ciphertext")
@@ -55,70 +51,6 @@ func tapOptions(expression string, snapLen int) (filter.TapOptions, error) {
 	p, err := filter.Parse(expression)
 	opt.Filter = p
 	return opt, hint(err, "examples: 'port 443 and len > 100', 'data[0:4] = 0x47455420'; see docs/filter.md")
-}
-
-// taps are the connections of a server, and the capture that they are in.
-type taps struct {
-	logger *slog.Logger
-
-	mu    sync.Mutex
-	conns map[*aftls.Conn]struct{}
-	tap   *filter.Tap // nil: none
-}
-
-func newTaps(logger *slog.Logger) *taps {
-	return &taps{logger: logger, conns: make(map[*aftls.Conn]struct{})}
-}
-
-// state is called for every connection: when it is new, before its first byte,
-// and when it has ended.
-func (t *taps) state(nc net.Conn, s http.ConnState) {
-	c, ok := nc.(*aftls.Conn)
-	if !ok {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch s {
-	case http.StateNew:
-		t.conns[c] = struct{}{}
-		t.set(c, t.tap)
-	case http.StateClosed, http.StateHijacked:
-		delete(t.conns, c)
-	}
-}
-
-// set puts c into a capture. t.mu is held.
-func (t *taps) set(c *aftls.Conn, tap *filter.Tap) {
-	if err := c.SetTap(tap); err != nil && tap != nil && !errors.Is(err, net.ErrClosed) {
-		t.logger.Warn("tap: a connection is not captured", "peer", c.RemoteAddr().String(), "err", err.Error())
-	}
-}
-
-var errTapped = errors.New("the server is being tapped already")
-
-// begin puts all connections, and those that come, into a capture.
-func (t *taps) begin(tap *filter.Tap) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.tap != nil {
-		return errTapped
-	}
-	t.tap = tap
-	for c := range t.conns {
-		t.set(c, tap)
-	}
-	return nil
-}
-
-// end takes them out again.
-func (t *taps) end() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.tap = nil
-	for c := range t.conns {
-		t.set(c, nil)
-	}
 }
 
 // tapFile is a capture in a file, from beginning to end of a server.
@@ -159,43 +91,27 @@ func (f *tapFile) watch(stop <-chan struct{}) {
 	}
 }
 
-// listen is aftls.Listen with what f says about taps. end ends them.
-func (f *tapFlags) listen(addr string, config *tls.Config, opt aftls.Options, t *taps) (ln *aftls.Listener, end func(), err error) {
-	if err := f.check(); err != nil {
+// open begins the capture, and returns the listener to take connections from. The
+// capture has ended when end returns.
+func (f *tapFlags) open(inner net.Listener, config *tls.Config, r *roster) (ln net.Listener, end func(), err error) {
+	if f.file == "" {
+		return inner, func() {}, nil
+	}
+	file, err := newTapFile(*f, r.logger)
+	if err != nil {
 		return nil, nil, err
 	}
-	inner, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, nil, hint(err, "choose another address with --listen; 127.0.0.1:0 takes a free port")
+	if f.ciphertext {
+		r.logger.Warn("tap: all connections are captured, with the secrets that decrypt them", "file", f.file)
+		config.KeyLogWriter = file.tap.KeyLog()
+		inner = ciphertextListener{inner, file.tap}
+	} else {
+		r.logger.Warn("tap: the plaintext of all connections is captured", "file", f.file)
+		r.beginTap(file.tap) // there is no other: no socket yet
 	}
-	end = func() {}
-	switch {
-	case f.socket != "":
-		s, err := t.serve(f.socket)
-		if err != nil {
-			inner.Close()
-			return nil, nil, err
-		}
-		end = s.close
-	case f.file != "":
-		file, err := newTapFile(*f, t.logger)
-		if err != nil {
-			inner.Close()
-			return nil, nil, err
-		}
-		if f.ciphertext {
-			t.logger.Warn("tap: all connections are captured, with the secrets that decrypt them", "file", f.file)
-			config.KeyLogWriter = file.tap.KeyLog()
-			inner = ciphertextListener{inner, file.tap}
-		} else {
-			t.logger.Warn("tap: the plaintext of all connections is captured", "file", f.file)
-			t.begin(file.tap)
-		}
-		stop := make(chan struct{})
-		go file.watch(stop)
-		end = func() { close(stop); file.close() }
-	}
-	return aftls.NewListener(inner, config, opt), end, nil
+	stop := make(chan struct{})
+	go file.watch(stop)
+	return inner, func() { close(stop); file.close() }, nil
 }
 
 // ciphertextListener captures what is on the carriers.

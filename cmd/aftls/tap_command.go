@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,28 +53,18 @@ func tap(ctx context.Context, stdout io.Writer, f tapClientFlags, expression str
 	if _, err := tapOptions(expression, f.snapLen); err != nil { // before a file is made
 		return err
 	}
+	// Once the server says that it captures, a signal ends the file as it should.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
 	conn, err := net.Dial("unix", f.socket)
 	if err != nil {
 		return hint(err, "start the server with --tap-socket %s, as the same user", f.socket)
 	}
 	defer conn.Close()
-	if err := json.NewEncoder(conn).Encode(tapRequest{expression, f.snapLen}); err != nil {
-		return err
-	}
 	r := bufio.NewReaderSize(conn, 64<<10)
-	line, err := r.ReadBytes('\n')
-	var answer tapAnswer
-	if err == nil {
-		err = json.Unmarshal(line, &answer)
-	}
-	if err != nil {
-		return hint(fmt.Errorf("the server did not answer: %w", err), "see its log")
-	}
-	if answer.Error != "" {
-		if answer.Hint == "" {
-			answer.Hint = "end the other capture first"
-		}
-		return hint(errors.New(answer.Error), "%s", answer.Hint)
+	if err := askServer(conn, r, watchRequest{Tap: &tapRequest{expression, f.snapLen}}); err != nil {
+		return err
 	}
 	out := stdout
 	if f.write != "-" {
@@ -84,9 +75,6 @@ func tap(ctx context.Context, stdout io.Writer, f tapClientFlags, expression str
 		defer func() { err = errors.Join(err, file.Close()) }()
 		out = file
 	}
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(signals)
 	done := make(chan struct{})
 	defer close(done)
 	go func() {
@@ -108,4 +96,25 @@ func tap(ctx context.Context, stdout io.Writer, f tapClientFlags, expression str
 	}()
 	_, err = io.Copy(out, r)
 	return err
+}
+
+// askServer sends a request to the socket of a server and reads the answer. What
+// follows the answer is next in r.
+func askServer(conn net.Conn, r *bufio.Reader, request watchRequest) error {
+	sent := json.NewEncoder(conn).Encode(request) // if that fails there may be an answer why
+	line, err := r.ReadBytes('\n')
+	var answer watchAnswer
+	if err == nil {
+		err = json.Unmarshal(line, &answer)
+	}
+	if err = cmp.Or(err, sent); err != nil && answer.Error == "" {
+		return hint(fmt.Errorf("the server did not answer: %w", err), "see its log")
+	}
+	if answer.Error == "" {
+		return nil
+	}
+	if answer.Hint == "" {
+		return errors.New(answer.Error)
+	}
+	return hint(errors.New(answer.Error), "%s", answer.Hint)
 }

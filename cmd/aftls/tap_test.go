@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -208,16 +210,19 @@ func TestTapClientsThatMisbehave(t *testing.T) {
 		return c
 	}
 	for request, want := range map[string]string{
-		"\n":                              "no request",
-		"{\"filter\":\"prot 80\"}\n":      "is no primitive",
-		"{\"snaplen\":-1}\n":              "a snap length of -1",
-		strings.Repeat("x", 200<<10):      "no request came",
-		"{\"filter\":\"1\\n6 0 0\\n\"}\n": "line 2",
+		"\n":                                   "no request",
+		"{}\n":                                 "it asks for tap or for top",
+		"{\"tap\":{},\"top\":{}}\n":            "it asks for tap or for top",
+		"{\"tap\":{\"filter\":\"prot 80\"}}\n": "is no primitive",
+		"{\"tap\":{\"snaplen\":-1}}\n":         "a snap length of -1",
+		strings.Repeat("x", 200<<10):           "no request came",
+		"{\"tap\":{\"filter\":\"1\\n6 0 0\\n\"}}\n":   "line 2",
+		"{\"tap\":{\"filter\":\"tcp -> PASS(3)\"}}\n": "PASS has no number",
 	} {
 		c := dial()
 		go c.Write([]byte(request))
 		c.SetReadDeadline(time.Now().Add(30 * time.Second))
-		var answer tapAnswer
+		var answer watchAnswer
 		if err := json.NewDecoder(c).Decode(&answer); err != nil || !strings.Contains(answer.Error, want) {
 			t.Errorf("%.30q: %+v, %v", request, answer, err)
 		}
@@ -226,7 +231,7 @@ func TestTapClientsThatMisbehave(t *testing.T) {
 	// One that captures and does not read does not hold up the server; when it
 	// has gone there is room for the next.
 	c := dial()
-	c.Write([]byte("{}\n"))
+	c.Write([]byte("{\"tap\":{}}\n"))
 	p.await("is captured")
 	h := httpClient(t)
 	for range 8 {
@@ -278,4 +283,83 @@ func TestTapErrors(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "new")); err == nil {
 		t.Error("a file was made for nothing")
 	}
+}
+
+// The clients of a proxy are captured, in a file or through a socket.
+func TestProxyTap(t *testing.T) {
+	unixOnly(t)
+	to := backendOf(t, "tcp", func(c halfConn) {
+		defer c.Close()
+		io.Copy(c, c)
+	})
+	t.Run("file", func(t *testing.T) {
+		for _, flags := range [][]string{nil, {"--tap-ciphertext"}} {
+			file := filepath.Join(t.TempDir(), "tap.pcapng")
+			p, addr := startStreams(t, "proxy", append([]string{"--to", to, "--tap", file}, flags...)...)
+			p.await("captured")
+			isPrivate(t, file)
+			exchange(t, dialTLS(t, addr), []byte("hello, backend"))
+			p.await("msg=connection ")
+			end(t, p)
+			p.await("the capture has ended")
+			capture := pcapng(t, file)
+			sent, got := plaintext(capture, addr)
+			if readable := flags == nil; readable != (sent == "hello, backend" && got == sent) || readable == (len(capture.Secrets) > 0) {
+				t.Errorf("%v: it sent %q and got %q", flags, sent, got)
+			}
+		}
+	})
+	t.Run("socket", func(t *testing.T) {
+		dir := t.TempDir()
+		socket, file := filepath.Join(dir, "s"), filepath.Join(dir, "tap.pcapng")
+		p, addr := startStreams(t, "proxy", "--to", to, "--tap-socket", socket)
+		p.await("can be captured")
+		isPrivate(t, socket)
+		c := dialTLS(t, addr)
+		said := func(s string) {
+			t.Helper()
+			io.WriteString(c, s)
+			if _, err := io.ReadFull(c, make([]byte, len(s))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		said("before the tap")
+		tap := start(t, "tap", "--socket", socket, "-w", file)
+		p.await("is captured")
+		said("during the tap")
+		end(t, tap)
+		p.await("the capture has ended")
+		said("after the tap")
+		c.Close()
+		p.await("tapped=false")
+		if sent, got := plaintext(pcapng(t, file), addr); sent != "during the tap" || got != sent {
+			t.Errorf("it sent %q and got %q", sent, got)
+		}
+		end(t, p)
+	})
+}
+
+// Whatever a client of the socket sends is a request or an error, and no line is
+// longer than it may be.
+func FuzzWatchRequest(f *testing.F) {
+	for _, s := range []string{"", "{}\n", "\n", `{"tap":{"filter":"port 80","snaplen":80}}` + "\n", `{"top":{}}` + "\n{", `{"tap":{"filter":"tcp -> SELECT(1); -> KILL(0)"}}` + "\n", `{"tap":{"filter":"1\n6 0 0 0\n"}}` + "\n", "null\n"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bufio.NewReaderSize(bytes.NewReader(b), 4096)
+		for {
+			request, err := readWatchRequest(r)
+			if err != nil {
+				return
+			}
+			if (request.Tap == nil) == (request.Top == nil) {
+				t.Fatal("neither or both")
+			}
+			if request.Tap != nil {
+				if opt, err := tapOptions(request.Tap.Filter, request.Tap.SnapLen); err == nil && opt.SnapLen < 0 {
+					t.Fatal(opt.SnapLen)
+				}
+			}
+		}
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/aftls/aftls"
+	"github.com/aftls/aftls/filter"
 	"github.com/aftls/aftls/internal/pump"
 	"github.com/aftls/aftls/record"
 )
@@ -195,6 +196,12 @@ func (a *Association) CloseNow() { a.pump.Close() }
 
 // Info returns the state of both directions.
 func (a *Association) Info() aftls.Info { return a.sock.Info() }
+
+// RemoteAddr is that of the carrier.
+func (a *Association) RemoteAddr() net.Addr { return a.carrier.RemoteAddr() }
+
+// SetTap is that of an [aftls.Conn].
+func (a *Association) SetTap(t *filter.Tap) error { return a.sock.SetTap(t, a.client) }
 
 // Close ends the association for every call. The socket that the program gave us
 // may have other holders: it carries nothing more.

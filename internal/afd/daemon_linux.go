@@ -26,6 +26,10 @@ type Daemon struct {
 	// associations ended of. It may be called by many goroutines at once.
 	Log func(format string, args ...any)
 
+	// Began, if not nil, is told of every association of a stream before its first
+	// byte, and Ended when it is over.
+	Began, Ended func(*Association)
+
 	mu     sync.Mutex
 	closed bool
 	ending bool
@@ -387,12 +391,19 @@ func (d *Daemon) grant(c *net.UnixConn, uid uint32, r *Request, carrier *pump.Ca
 		return err
 	}
 	granted = true
+	stream, _ := a.(*Association)
+	if d.Began != nil && stream != nil {
+		d.Began(stream)
+	}
 	if ctl != nil {
 		d.wg.Go(func() { ctl.serve(a) })
 	}
 	d.wg.Go(func() {
 		defer d.release(uid, associations)
 		defer d.remove(a)
+		if d.Ended != nil && stream != nil {
+			defer d.Ended(stream)
+		}
 		err := a.Run()
 		if err != nil && err != pump.ErrStopped {
 			d.log("an association of user %d with %v ended: %v", uid, carrier.RemoteAddr(), err)

@@ -29,8 +29,10 @@ func (p *Port) setUp() {
 		if _, err := unix.GetsockoptInt(s, unix.IPPROTO_UDP, unix.UDP_SEGMENT); err == nil {
 			p.whole.Store(true)
 		}
-		if a, ok := p.udp.LocalAddr().(*net.UDPAddr); ok && p.packet != nil && a.IP.IsUnspecified() {
-			p.local = p.tellLocal(s) == nil
+		if p.packet != nil {
+			if a, ok := p.packet.LocalAddr().(*net.UDPAddr); ok && a.IP.IsUnspecified() {
+				p.local = p.tellLocal(s) == nil
+			}
 		}
 		p.grouped = unix.SetsockoptInt(s, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
 	})

@@ -452,7 +452,7 @@ func TestListenerManyClients(t *testing.T) {
 		}
 	})
 	d := aftls.Dialer{Config: ccfg}
-	const atOnce, each = 25, 6
+	const atOnce, each = 200, 2
 	var clients sync.WaitGroup
 	for i := range atOnce {
 		clients.Go(func() {

@@ -332,7 +332,7 @@ func (r *road) pass(l *lane, rec, opened []byte) {
 		}
 	}
 	rec = append(rec, behind...)
-	if held := l.held; l.join && plain && seal == l.heldSeal && len(held) > 0 && len(behind) == 0 && len(held)+len(rec) < record.MaxPlaintext {
+	if held := l.held; l.join && plain && seal == l.heldSeal && min(len(held), len(rec)) > record.HeaderLen && len(behind) == 0 && len(held)+len(rec) < record.MaxPlaintext {
 		rec = resize(append(held, rec[record.HeaderLen:]...), len(held)+len(rec)-2*record.HeaderLen)
 		l.held = nil
 	} else if l.join {

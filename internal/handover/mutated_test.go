@@ -28,7 +28,7 @@ const (
 	retried                   // HelloRetryRequest, in 1.3
 	resumed                   // an earlier session
 	mutual                    // client certificates
-	hidden                    // Encrypted Client Hello, in 1.3
+	special                   // Encrypted Client Hello in 1.3, in 1.2 a suite that stays with crypto/tls
 	insider                   // has the peer's handshake keys, in 1.3: what is done is done to its messages
 	scenes                    // how many there are
 )
@@ -382,8 +382,10 @@ type stage struct {
 	cert       tls.Certificate
 	key        tls.EncryptedClientHelloKey
 	list       []byte
-	sessions   [2]*tls.ClientSessionState // of TLS 1.3, of 1.2
+	sessions   [3]*tls.ClientSessionState // of TLS 1.3, of 1.2, of 1.2 with cbcSuite
 }
+
+var cbcSuite = []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}
 
 // fixedCache has one session, whatever becomes of it.
 type fixedCache struct{ session *tls.ClientSessionState }
@@ -403,11 +405,18 @@ func newStage(t testing.TB) *stage {
 	st.scfg = &tls.Config{Certificates: []tls.Certificate{a.leaf(t, testName)}, ClientCAs: a.pool, Time: st.ccfg.Time,
 		CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256}, EncryptedClientHelloKeys: []tls.EncryptedClientHelloKey{st.key}}
 	st.scfg.SetSessionTicketKeys([][32]byte{{1}})
-	for i, version := range []uint16{tls.VersionTLS13, tls.VersionTLS12} {
+	for i := range st.sessions {
 		cache := new(countingCache)
 		ccfg := st.ccfg.Clone()
-		ccfg.MaxVersion, ccfg.ClientSessionCache = version, cache
-		c, s := connect(t, theirClient, theirServer, ccfg, st.scfg)
+		ccfg.ClientSessionCache = cache
+		if i > 0 {
+			ccfg.MaxVersion = tls.VersionTLS12
+		}
+		scfg := st.scfg.Clone() // with its ticket keys
+		if i == 2 {
+			ccfg.CipherSuites, scfg.CipherSuites = cbcSuite, cbcSuite
+		}
+		c, s := connect(t, theirClient, theirServer, ccfg, scfg)
 		exchange(t, c, s)
 		st.sessions[i] = cache.last
 	}
@@ -422,11 +431,15 @@ func (st *stage) configs(s scene) (ccfg, scfg *tls.Config) {
 	session := st.sessions[0]
 	if s.has(oldTLS) {
 		ccfg.MaxVersion, session = tls.VersionTLS12, st.sessions[1]
+		if s.has(special) {
+			session = st.sessions[2]
+			ccfg.CipherSuites, scfg.CipherSuites = cbcSuite, cbcSuite
+		}
 	} else {
 		if s.has(retried) {
 			scfg.CurvePreferences = []tls.CurveID{tls.CurveP256}
 		}
-		if s.has(hidden) {
+		if s.has(special) {
 			ccfg.EncryptedClientHelloConfigList = st.list
 		}
 	}
@@ -519,8 +532,8 @@ func (st *stage) play(t *testing.T, s scene, script script) {
 			}
 			p.end.server = i == 1
 			if _, p.rerr = p.end.Write(sent[i]); p.rerr == nil {
-				if tc, ok := p.end.ReadWriter.(*tls.Conn); ok {
-					p.rerr = tc.CloseWrite()
+				if half, ok := p.end.ReadWriter.(interface{ CloseWrite() error }); ok {
+					p.rerr = half.CloseWrite()
 				} else {
 					p.rerr = p.end.close()
 				}
@@ -555,6 +568,12 @@ func (st *stage) play(t *testing.T, s scene, script script) {
 	}
 	if ours.err != nil {
 		typed(t, ours.err)
+		return
+	}
+	if pass := ours.end.result.Passthrough; s.has(oldTLS) && s.has(special) {
+		if pass == nil || !errors.Is(pass.Reason(), ErrSuite) {
+			t.Errorf("no passthrough because of the suite: %v", pass)
+		}
 		return
 	}
 	handedOver(t, ours.end)

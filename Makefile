@@ -5,7 +5,7 @@ GO      ?= go
 FUZZFOR ?= 20s
 LOG     := $(or $(TMPDIR),/tmp)/aftls-test.log
 
-.PHONY: test unit race variants interop screenshot smoke vet cross lint fuzz bench
+.PHONY: test unit race variants interop screenshot smoke vet cross lint fuzz bench newest-go
 
 # All that this machine can run; at the end, what it could not.
 test: vet cross unit variants race smoke
@@ -67,3 +67,16 @@ fuzz:
 
 bench:
 	$(GO) run ./cmd/aftls bench
+
+# Two mechanisms of the handover rest on what crypto/tls does not promise
+# (docs/architecture.md). So once a week or so: their tests with the newest Go that
+# the module proxy has, release candidates included. NEWEST=1.27rc1 asks for another.
+NEWEST = $$($(GO) list -m -versions -f '{{range .Versions}}{{println .}}{{end}}' golang.org/toolchain | \
+	sed -n "s/^v0\.0\.1-go\(.*\)\.$$($(GO) env GOHOSTOS)-$$($(GO) env GOHOSTARCH)$$/\1/p" | \
+	sed -e 's/rc/~rc/' -e 's/beta/~beta/' | sort -V | tail -n 1 | tr -d '~')
+
+newest-go:
+	@newest=$(NEWEST); [ -n "$$newest" ] || { echo "the module proxy lists no Go for this machine"; exit 1; }; \
+	export GOTOOLCHAIN=go$$newest; \
+	echo "testing with $$($(GO) version)"; \
+	$(GO) test -count=1 -timeout 600s ./internal/handover . ./aftlshttp && echo "passed with go$$newest"

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/aftls/aftls/internal/soft"
+	"github.com/aftls/aftls/record"
 )
 
 // attempt is a handshake under way in a Listener. It knows since when it waits
@@ -17,6 +18,8 @@ type attempt struct {
 	from  netip.Prefix
 	since atomic.Int64 // start of the wait in unix nanoseconds, 0 while computing
 	given atomic.Pointer[error]
+	head  [record.HeaderLen]byte
+	first []byte // of head: read by hello, and not by the handshake
 }
 
 // waiting is since when the peer has to answer, or 0.
@@ -33,7 +36,22 @@ func (a *attempt) giveUp(err error) {
 // up. From then on nobody does: its connection is for Accept.
 func (a *attempt) finish() bool { return a.given.CompareAndSwap(nil, new(error)) }
 
+// hello waits for the first bytes of the peer.
+func (a *attempt) hello() error {
+	n, err := a.Read(a.head[:])
+	a.first = a.head[:n]
+	if n > 0 {
+		err = nil // comes again
+	}
+	return err
+}
+
 func (a *attempt) Read(p []byte) (int, error) {
+	if len(a.first) > 0 {
+		n := copy(p, a.first)
+		a.first = a.first[n:]
+		return n, nil
+	}
 	a.since.Store(time.Now().UnixNano())
 	defer a.since.Store(0)
 	return a.short.Read(p)

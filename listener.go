@@ -1,12 +1,14 @@
 package aftls
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +25,7 @@ const (
 	patience         = 50 * time.Millisecond // a wait that no handshake is given up for
 	parkedWorkers    = 16                    // goroutines that wait for handshakes
 	shareDivisor     = 8                     // one address may hold 1/8 of the slots when they run out
+	rankDivisor      = 32                    // 1/32 of the slots is ranked at a time for giving up
 	answerTimeout    = time.Second           // for the answer to plaintext, and for the client to take it
 	answerDrain      = 64 << 10              // bytes that such a client may have on the way
 )
@@ -55,7 +58,15 @@ type Listener struct {
 	pending map[*attempt]struct{}
 	share   map[netip.Prefix]int
 	limit   int // of share
+	ranked  []wait
 	timeout time.Duration
+}
+
+// wait is a handshake that waits for its peer, as it stood when it was ranked.
+type wait struct {
+	*attempt
+	since int64
+	over  bool // its address held more than its share
 }
 
 // Listen listens on a TCP address or Unix socket, with config for every
@@ -247,21 +258,53 @@ func (l *Listener) evict() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var oldest *attempt
-	var over bool
+	if !l.giveUpRanked() {
+		l.rank()
+		l.giveUpRanked()
+	}
+}
+
+// giveUpRanked gives up the first in the ranking who still waits as he did, and
+// reports whether there was one.
+func (l *Listener) giveUpRanked() bool {
+	for n := len(l.ranked) - 1; n >= 0; n-- {
+		w := l.ranked[n]
+		l.ranked[n], l.ranked = wait{}, l.ranked[:n]
+		if w.over != (l.share[w.from] > l.limit) {
+			return false // the order is another by now
+		}
+		if w.since == w.waiting() && w.given.Load() == nil {
+			w.giveUp(ErrEvicted)
+			return true
+		}
+	}
+	return false
+}
+
+// rank finds those to give up next, the last of them first. To look at every
+// handshake for each newcomer would cost more than a newcomer that says nothing.
+func (l *Listener) rank() {
+	clear(l.ranked)
+	l.ranked = l.ranked[:0]
 	latest := time.Now().Add(-patience).UnixNano()
 	for a := range l.pending {
-		if since := a.waiting(); since == 0 || since > latest || a.given.Load() != nil {
-			continue
-		}
-		o := l.share[a.from] > l.limit
-		if oldest == nil || o && !over || o == over && a.waiting() < oldest.waiting() {
-			oldest, over = a, o
+		if since := a.waiting(); since != 0 && since <= latest && a.given.Load() == nil {
+			l.ranked = append(l.ranked, wait{a, since, l.share[a.from] > l.limit})
 		}
 	}
-	if oldest != nil {
-		oldest.giveUp(ErrEvicted)
-	}
+	slices.SortFunc(l.ranked, func(a, b wait) int {
+		if a.over != b.over {
+			if a.over {
+				return 1
+			}
+			return -1
+		}
+		return cmp.Compare(b.since, a.since)
+	})
+	drop := max(len(l.ranked)-max(cap(l.slots)/rankDivisor, 1), 0)
+	n := copy(l.ranked, l.ranked[drop:])
+	clear(l.ranked[n:])
+	l.ranked = l.ranked[:n]
 }
 
 func (l *Listener) begin(carrier net.Conn) *attempt {
@@ -290,7 +333,7 @@ func (l *Listener) end(a *attempt) {
 func (l *Listener) work(a *attempt) {
 	defer l.wg.Done()
 	for {
-		l.handshake(a)
+		l.handshake(a, l.await(a))
 		select {
 		case l.parked <- struct{}{}:
 		default:
@@ -305,15 +348,25 @@ func (l *Listener) work(a *attempt) {
 	}
 }
 
-func (l *Listener) handshake(a *attempt) {
-	defer l.end(a)
+// await waits until the client speaks. Who does not costs a small stack until
+// then, and neither a Config nor a buffer.
+func (l *Listener) await(a *attempt) error {
 	select {
 	case <-l.done: // Close did not see this attempt
 		a.giveUp(net.ErrClosed)
 	default:
 	}
 	a.Conn.SetDeadline(time.Now().Add(l.timeout))
-	r, err := handover.Server(context.Background(), a.Conn, a, l.config)
+	return a.hello()
+}
+
+// handshake goes on from what await returned.
+func (l *Listener) handshake(a *attempt, err error) {
+	defer l.end(a)
+	var r handover.Result
+	if err == nil {
+		r, err = handover.Server(context.Background(), a.Conn, a, l.config)
+	}
 	if e, ok := errors.AsType[tls.RecordHeaderError](err); ok && e.Conn != nil {
 		l.answerPlaintext(a, e.RecordHeader)
 	}

@@ -79,6 +79,55 @@ func TestListenerShares(t *testing.T) {
 	}
 }
 
+// With many slots those to give up next are ranked several at a time: who speaks
+// meanwhile leaves the ranking, and it ends with the share that it was made by.
+func TestListenerRanking(t *testing.T) {
+	inBubble(t, 64, 4, func(b *bubble) { // so two are ranked at a time, and the share is 8
+		silent := b.silent(numbered("192.0.2.%d", 1, 64)...)
+		b.silent("198.51.100.1")
+		b.wantEvicted("192.0.2.1")
+		if _, err := silent[1].Write([]byte{22}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		time.Sleep(100 * time.Millisecond)
+		b.silent("198.51.100.2", "198.51.100.3")
+		b.wantEvicted("192.0.2.3", "192.0.2.4")
+	})
+	inBubble(t, 64, 4, func(b *bubble) {
+		b.silent(numbered("192.0.2.%d", 1, 55)...)
+		b.silent(slices.Repeat([]string{"203.0.113.1"}, 9)...) // one over the share
+		b.silent("198.51.100.1", "198.51.100.2")
+		b.wantEvicted("203.0.113.1", "192.0.2.1")
+	})
+}
+
+// A handshake begins with the first byte of the client.
+func TestListenerWaitsForTheFirstByte(t *testing.T) {
+	inBubble(t, 8, 4, func(b *bubble) {
+		handshakes := func() int {
+			stacks := make([]byte, 1<<20)
+			return strings.Count(string(stacks[:runtime.Stack(stacks, true)]), "internal/handover.Server(")
+		}
+		silent := b.silent("192.0.2.1", "192.0.2.2")
+		if n := handshakes(); n != 0 {
+			t.Errorf("%d handshakes of clients that said nothing", n)
+		}
+		if _, err := silent[0].Write([]byte{22}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := handshakes(); n != 1 {
+			t.Errorf("%d handshakes, and one client has begun", n)
+		}
+		silent[1].Close()
+		synctest.Wait()
+		if f := b.failures(); len(f) != 1 || f[0].from != "192.0.2.2" || !errors.Is(f[0].err, io.ErrUnexpectedEOF) {
+			t.Errorf("one has left: %v", f)
+		}
+	})
+}
+
 // Clients that come all at once do not push each other out before any of them
 // could have answered.
 func TestListenerHasPatience(t *testing.T) {
@@ -452,7 +501,7 @@ func TestListenerManyClients(t *testing.T) {
 		}
 	})
 	d := aftls.Dialer{Config: ccfg}
-	const atOnce, each = 25, 6
+	const atOnce, each = 200, 2
 	var clients sync.WaitGroup
 	for i := range atOnce {
 		clients.Go(func() {

@@ -144,6 +144,7 @@ func TestPlainHTTPIsAnsweredWith400(t *testing.T) {
 		}
 	}
 	s.start()
+	get(t, s.client(), s.url("/")) // so Serve has begun
 	for _, first := range []string{
 		"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "HEAD / HTTP/1.1\r\n\r\n", "POST / HTTP/1.1\r\nContent-Length: 30000\r\n\r\n" + strings.Repeat("x", 30000),
 		"PUT /x HTTP/1.0\r\n\r\n", "OPTIONS * HTTP/1.1\r\n\r\n", "DELETE / HTTP/1.1\r\n\r\n",

@@ -30,12 +30,6 @@ func serverConfig(user *tls.Config, w *wire) *tls.Config {
 	c := user.Clone()
 	w.observe(c)
 	w.configs = append(w.configs, c)
-	if f := c.GetCertificate; f != nil {
-		c.GetCertificate = func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return f(w.hello(h)) }
-	}
-	if f := c.GetEncryptedClientHelloKeys; f != nil {
-		c.GetEncryptedClientHelloKeys = func(h *tls.ClientHelloInfo) ([]tls.EncryptedClientHelloKey, error) { return f(w.hello(h)) }
-	}
 	if f := c.GetConfigForClient; f != nil {
 		c.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 			p, err := f(w.hello(h))
@@ -47,9 +41,6 @@ func serverConfig(user *tls.Config, w *wire) *tls.Config {
 			// never opens the tickets of another.
 			p = p.Clone()
 			w.observe(p)
-			if g := p.GetCertificate; g != nil {
-				p.GetCertificate = func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return g(w.hello(h)) }
-			}
 			w.configs = append([]*tls.Config{p}, w.configs...)
 			return p, nil
 		}
@@ -66,11 +57,19 @@ func (w *wire) hello(h *tls.ClientHelloInfo) *tls.ClientHelloInfo {
 	return &x
 }
 
-// observe takes the key log of c, and notes the sessions that a user's own
-// UnwrapSession returns. It never installs an UnwrapSession where there is
-// none: crypto/tls alone chooses ticket keys.
+// observe takes the key log of c, shows its callbacks the user's connection, and
+// notes the sessions that a user's own UnwrapSession returns. It never installs
+// an UnwrapSession where there is none: crypto/tls alone chooses ticket keys.
 func (w *wire) observe(c *tls.Config) {
 	c.KeyLogWriter = &keyLog{w, c.KeyLogWriter}
+	if f := c.GetCertificate; f != nil {
+		c.GetCertificate = func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { return f(w.hello(h)) }
+	}
+	// Of a Config that GetConfigForClient returns it is asked, too: for the
+	// keys that a client is told to try again with.
+	if f := c.GetEncryptedClientHelloKeys; f != nil {
+		c.GetEncryptedClientHelloKeys = func(h *tls.ClientHelloInfo) ([]tls.EncryptedClientHelloKey, error) { return f(w.hello(h)) }
+	}
 	if f := c.UnwrapSession; f != nil {
 		c.UnwrapSession = func(id []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
 			st, err := f(id, cs)

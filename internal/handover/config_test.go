@@ -3,6 +3,7 @@ package handover
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -126,6 +127,11 @@ func TestGetConfigForClient(t *testing.T) {
 					c.SetSessionTicketKeys([][32]byte{{7}})
 					return c
 				}, true},
+				{"fresh with a SessionTicketKey", func() *tls.Config {
+					c := fresh()
+					c.SessionTicketKey = [32]byte{8}
+					return c
+				}, true},
 				{"fresh without tickets", func() *tls.Config {
 					c := fresh()
 					c.SessionTicketsDisabled = true
@@ -150,6 +156,79 @@ func TestGetConfigForClient(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// What the Config says that GetConfigForClient returns is what counts, in both
+// ways of running the server.
+func TestReturnedConfig(t *testing.T) {
+	a := newAuthority(t)
+	leaf, other, client := a.leaf(t, testName), a.leaf(t, testName), a.leaf(t, "client")
+	for _, tt := range []struct {
+		name  string
+		set   func(t *testing.T, p *tls.Config)
+		check func(c, s tls.ConnectionState) bool
+		pass  bool // the records stay with crypto/tls
+	}{
+		{name: "certificate", set: func(_ *testing.T, p *tls.Config) { p.Certificates = []tls.Certificate{other} },
+			check: func(c, _ tls.ConnectionState) bool {
+				return bytes.Equal(c.PeerCertificates[0].Raw, other.Certificate[0])
+			}},
+		{name: "client certificate", set: func(_ *testing.T, p *tls.Config) {
+			p.ClientAuth, p.ClientCAs = tls.RequireAndVerifyClientCert, a.pool
+		}, check: func(_, s tls.ConnectionState) bool {
+			return len(s.VerifiedChains) == 1 && s.PeerCertificates[0].Subject.CommonName == "client"
+		}},
+		{name: "protocol", set: func(_ *testing.T, p *tls.Config) { p.NextProtos = []string{"b"} },
+			check: func(c, s tls.ConnectionState) bool { return c.NegotiatedProtocol == "b" && s.NegotiatedProtocol == "b" }},
+		{name: "version", set: func(_ *testing.T, p *tls.Config) { p.MaxVersion = tls.VersionTLS12 },
+			check: func(c, _ tls.ConnectionState) bool { return c.Version == tls.VersionTLS12 }},
+		{name: "curve", set: func(_ *testing.T, p *tls.Config) { p.CurvePreferences = []tls.CurveID{tls.CurveP521} },
+			check: func(c, s tls.ConnectionState) bool { return c.HelloRetryRequest && s.CurveID == tls.CurveP521 }},
+		{name: "CBC", set: func(_ *testing.T, p *tls.Config) {
+			p.MaxVersion, p.CipherSuites = tls.VersionTLS12, []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}
+		}, check: func(c, _ tls.ConnectionState) bool { return c.Version == tls.VersionTLS12 }, pass: true},
+		{name: "GetConfigForClient", set: func(t *testing.T, p *tls.Config) {
+			p.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+				t.Error("the callback of a returned Config was called")
+				return nil, nil
+			}
+		}, check: func(c, _ tls.ConnectionState) bool { return true }},
+	} {
+		for _, r := range serverRoles {
+			t.Run(tt.name+"/"+r.name, func(t *testing.T) {
+				ccfg := &tls.Config{RootCAs: a.pool, ServerName: testName, NextProtos: []string{"a", "b"}, Certificates: []tls.Certificate{client}}
+				scfg := &tls.Config{Certificates: []tls.Certificate{leaf}, NextProtos: []string{"a"}}
+				scfg.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+					p := scfg.Clone()
+					p.GetConfigForClient = nil
+					tt.set(t, p)
+					return p, nil
+				}
+				c, s := connect(t, ourClient, r.server, ccfg, scfg)
+				if !tt.check(c.state, s.state) {
+					t.Errorf("client %+v, server %+v", c.state, s.state)
+				}
+				for _, e := range []*end{c, s} {
+					if e.result != nil && (e.result.Passthrough != nil) != tt.pass {
+						t.Errorf("passthrough: %v", !tt.pass)
+					}
+				}
+				exchange(t, c, s)
+			})
+		}
+	}
+	errRefused := errors.New("no Config for such a client")
+	for _, r := range serverRoles {
+		t.Run("error/"+r.name, func(t *testing.T) {
+			ccfg, scfg := configs(t)
+			scfg.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, errRefused }
+			cerr, serr := failing(t, ourClient, r.server, ccfg, scfg)
+			remote(t, cerr)
+			if !errors.Is(serr, errRefused) {
+				t.Errorf("server: %v", serr)
+			}
+		})
 	}
 }
 
@@ -216,11 +295,16 @@ func TestHelloInfo(t *testing.T) {
 	get := func(what string) func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return func(h *tls.ClientHelloInfo) (*tls.Certificate, error) { note(what, h); return &cert, nil }
 	}
+	keys := func(what string) func(h *tls.ClientHelloInfo) ([]tls.EncryptedClientHelloKey, error) {
+		return func(h *tls.ClientHelloInfo) ([]tls.EncryptedClientHelloKey, error) { note(what, h); return nil, nil }
+	}
 	scfg = &tls.Config{
-		GetCertificate: get("outer GetCertificate"),
+		GetCertificate:              get("outer GetCertificate"),
+		GetEncryptedClientHelloKeys: keys("outer GetEncryptedClientHelloKeys"),
 		GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 			note("GetConfigForClient", h)
-			return &tls.Config{GetCertificate: get("inner GetCertificate")}, nil
+			return &tls.Config{GetCertificate: get("inner GetCertificate"),
+				GetEncryptedClientHelloKeys: keys("inner GetEncryptedClientHelloKeys")}, nil
 		},
 	}
 	if _, _, cerr, serr := handshakes(a, b, ourClient, ourServer, ccfg, scfg); cerr != nil || serr != nil {
@@ -231,7 +315,8 @@ func TestHelloInfo(t *testing.T) {
 	if _, _, cerr, serr := handshakes(a, b, ourClient, ourServer, ccfg, scfg); cerr != nil || serr != nil {
 		t.Fatal(cerr, serr)
 	}
-	for _, what := range []string{"outer GetCertificate", "inner GetCertificate", "GetConfigForClient"} {
+	for _, what := range []string{"outer GetCertificate", "inner GetCertificate", "GetConfigForClient",
+		"outer GetEncryptedClientHelloKeys", "inner GetEncryptedClientHelloKeys"} {
 		if seen[what] != 1 {
 			t.Errorf("%s was called %d times", what, seen[what])
 		}

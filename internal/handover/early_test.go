@@ -3,10 +3,16 @@ package handover
 import (
 	"bytes"
 	"crypto/tls"
+	"encoding/binary"
+	"encoding/hex"
 	"io"
 	"net"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/aftls/aftls/record"
 )
 
 // gateConn stops reading after it was written to so many times, until open is
@@ -87,10 +93,17 @@ func TestEagerServer(t *testing.T) {
 		name    string
 		version uint16
 		after   int32
-	}{{"TLS 1.3", tls.VersionTLS13, 3}, {"TLS 1.2", tls.VersionTLS12, 2}} {
+		resumed bool
+	}{
+		{"TLS 1.3", tls.VersionTLS13, 3, false}, {"TLS 1.3 resumed", tls.VersionTLS13, 3, true},
+		{"TLS 1.2", tls.VersionTLS12, 2, false}, {"TLS 1.2 resumed", tls.VersionTLS12, 2, true},
+	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ccfg, scfg := configs(t)
 			ccfg.MaxVersion = tt.version
+			if tt.resumed {
+				resumes(t, ourClient, theirServer, ccfg, scfg)
+			}
 			banner := bytes.Repeat([]byte("banner "), 5000)
 			a, b := tcpPair(t)
 			gate := &gateConn{Conn: a, after: tt.after, open: make(chan struct{})}
@@ -113,6 +126,9 @@ func TestEagerServer(t *testing.T) {
 			if err := <-errc; err != nil {
 				t.Fatal(err)
 			}
+			if c.state.DidResume != tt.resumed {
+				t.Errorf("resumed: %v", c.state.DidResume)
+			}
 			got, err := io.ReadAll(c)
 			if err != nil || !bytes.Equal(got, banner) {
 				t.Fatalf("%d bytes of %d, %v", len(got), len(banner), err)
@@ -121,5 +137,66 @@ func TestEagerServer(t *testing.T) {
 				t.Errorf("%d tickets in front of the data, want 1", c.stream(t).control)
 			}
 		})
+	}
+}
+
+// earlyData seals data under the server's application key and sends them right
+// behind the server's Finished, in the same write: before the client has said its
+// last word (RFC 8446, 4.4.4), as crypto/tls never does.
+type earlyData struct {
+	net.Conn
+	log  *countingLog
+	data []byte
+}
+
+func (c *earlyData) Write(p []byte) (int, error) {
+	c.log.mu.Lock()
+	lines := strings.Split(c.log.buf.String(), "\n")
+	c.log.mu.Unlock()
+	i := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "SERVER_TRAFFIC_SECRET_0") })
+	if i < 0 || c.data == nil {
+		return c.Conn.Write(p)
+	}
+	secret, err := hex.DecodeString(strings.Fields(lines[i])[2])
+	if err != nil {
+		return 0, err
+	}
+	// The suite stands in the ServerHello behind 5+4 bytes of headers, the
+	// version, the random and a session id of 32 bytes.
+	keys, err := record.TrafficKeys(binary.BigEndian.Uint16(p[5+4+2+32+1+32:]), secret)
+	if err != nil {
+		return 0, err
+	}
+	s, err := record.NewSealer(keys)
+	if err != nil {
+		return 0, err
+	}
+	flight, err := s.Seal(bytes.Clone(p), record.ApplicationData, c.data)
+	c.data = nil
+	if err != nil {
+		return 0, err
+	}
+	n, err := c.Conn.Write(flight)
+	return min(n, len(p)), err
+}
+
+func TestServerDataBeforeFinished(t *testing.T) {
+	ccfg, scfg := configs(t)
+	scfg.SessionTicketsDisabled = true // else the number of the record is another
+	log := new(countingLog)
+	scfg.KeyLogWriter = log
+	a, b := tcpPair(t)
+	const banner = "a banner that does not wait"
+	c, _, cerr, serr := handshakes(a, &earlyData{b, log, []byte(banner)}, ourClient, theirServer, ccfg, scfg)
+	if cerr != nil || serr != nil {
+		t.Fatal(cerr, serr)
+	}
+	handedOver(t, c)
+	if c.result.In.Seq != 0 {
+		t.Errorf("number %d", c.result.In.Seq)
+	}
+	got := make([]byte, len(banner))
+	if _, err := io.ReadFull(c, got); err != nil || string(got) != banner {
+		t.Fatalf("%q, %v", got, err)
 	}
 }

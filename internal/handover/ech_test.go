@@ -1,10 +1,13 @@
 package handover
 
 import (
+	"bytes"
 	"crypto/ecdh"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
 	"testing"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -12,7 +15,7 @@ import (
 
 // echKey makes a key for Encrypted Client Hello (RFC 9849) and the list of
 // configurations that a client needs.
-func echKey(t *testing.T, public string) (key tls.EncryptedClientHelloKey, list []byte) {
+func echKey(t testing.TB, public string) (key tls.EncryptedClientHelloKey, list []byte) {
 	t.Helper()
 	private, err := ecdh.X25519().GenerateKey(rand.Reader)
 	if err != nil {
@@ -81,6 +84,65 @@ func TestEncryptedClientHello(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// A client with an old key learns the new one, from wherever the server has it,
+// and the callback sees the user's connection.
+func TestEncryptedClientHelloRejected(t *testing.T) {
+	_, stale := echKey(t, "public.example")
+	key, list := echKey(t, "public.example")
+	keys := []tls.EncryptedClientHelloKey{key}
+	callback := func(t *testing.T) func(h *tls.ClientHelloInfo) ([]tls.EncryptedClientHelloKey, error) {
+		return func(h *tls.ClientHelloInfo) ([]tls.EncryptedClientHelloKey, error) {
+			if _, ok := h.Conn.(*wire); ok {
+				t.Error("the callback sees our wire")
+			}
+			return keys, nil
+		}
+	}
+	for _, tt := range []struct {
+		name string
+		set  func(t *testing.T, scfg *tls.Config)
+	}{
+		{"field", func(_ *testing.T, scfg *tls.Config) { scfg.EncryptedClientHelloKeys = keys }},
+		{"callback", func(t *testing.T, scfg *tls.Config) { scfg.GetEncryptedClientHelloKeys = callback(t) }},
+		{"callback of the returned Config", func(t *testing.T, scfg *tls.Config) {
+			p := scfg.Clone()
+			p.GetEncryptedClientHelloKeys = callback(t)
+			scfg.EncryptedClientHelloKeys = keys
+			scfg.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return p, nil }
+		}},
+	} {
+		for _, p := range pairings {
+			t.Run(tt.name+"/"+p.name, func(t *testing.T) {
+				a := newAuthority(t)
+				ccfg := &tls.Config{RootCAs: a.pool, ServerName: testName, EncryptedClientHelloConfigList: stale}
+				scfg := &tls.Config{Certificates: []tls.Certificate{a.leaf(t, testName, "public.example")}}
+				tt.set(t, scfg)
+				x, y := tcpPair(t)
+				c, s, cerr, serr := handshakes(x, y, p.client, p.server, ccfg, scfg)
+				e, ok := errors.AsType[*tls.ECHRejectionError](cerr)
+				if !ok || serr != nil {
+					t.Fatalf("client: %v (%T); server: %v", cerr, cerr, serr)
+				}
+				// The client says ech_required where it would say something else.
+				handedOver(t, s)
+				if n, err := s.Read(make([]byte, 1)); n != 0 || err == nil || err == io.EOF || isTimeout(err) {
+					t.Errorf("the server read %d, %v", n, err)
+				}
+				ccfg.EncryptedClientHelloConfigList = e.RetryConfigList
+				if !bytes.Equal(e.RetryConfigList, list) {
+					t.Errorf("to be tried again with %x, and the server has %x", e.RetryConfigList, list)
+				}
+				c, s = connect(t, p.client, p.server, ccfg, scfg)
+				if !c.state.ECHAccepted || !s.state.ECHAccepted {
+					t.Error("not accepted with the new key either")
+				}
+				handedOver(t, c, s)
+				exchange(t, c, s)
+			})
 		}
 	}
 }

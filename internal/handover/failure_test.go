@@ -5,10 +5,14 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"testing"
+
+	"github.com/aftls/aftls/record"
 )
 
 // failing runs handshakes that must fail on both ends.
@@ -277,3 +281,46 @@ func (c *cutConn) Read(p []byte) (int, error) {
 	c.left -= n
 	return n, err
 }
+
+// A client that offers early data (RFC 8446, 4.2.10) is refused as crypto/tls
+// refuses it: with unsupported_extension.
+func TestEarlyDataIsRefused(t *testing.T) {
+	ccfg, scfg := configs(t)
+	var out bytes.Buffer
+	tls.Client(&onlyWrites{w: &out}, ccfg).Handshake()
+	hello := out.Bytes()
+	const fixed = record.HeaderLen + 4 + 2 + 32 // headers, version, random
+	at := fixed + 1 + int(hello[fixed])         // session id
+	at += 2 + int(binary.BigEndian.Uint16(hello[at:]))
+	at += 1 + int(hello[at]) // compression methods
+	more := func(at int) { binary.BigEndian.PutUint16(hello[at:], binary.BigEndian.Uint16(hello[at:])+4) }
+	more(at) // of the extensions, of the message, of the record
+	more(record.HeaderLen + 2)
+	more(record.HeaderLen - 2)
+	hello = append(hello, 0, 42, 0, 0)
+	for _, r := range serverRoles {
+		t.Run(r.name, func(t *testing.T) {
+			a, b := tcpPair(t)
+			if _, err := a.Write(hello); err != nil {
+				t.Fatal(err)
+			}
+			_, err := r.server(b, scfg)
+			if err == nil || !strings.Contains(err.Error(), "early data") {
+				t.Errorf("error %v", err)
+			}
+			if got, err := io.ReadAll(a); err != nil || !bytes.Equal(got, []byte{21, 3, 3, 0, 2, 2, 110}) {
+				t.Errorf("answered with %x, %v", got, err)
+			}
+		})
+	}
+}
+
+// onlyWrites is a connection that ends before it brings anything.
+type onlyWrites struct {
+	net.Conn
+	w io.Writer
+}
+
+func (c *onlyWrites) Write(p []byte) (int, error) { return c.w.Write(p) }
+func (c *onlyWrites) Read([]byte) (int, error)    { return 0, io.EOF }
+func (c *onlyWrites) Close() error                { return nil }

@@ -2,6 +2,7 @@ package handover
 
 import (
 	"bytes"
+	"crypto/fips140"
 	"crypto/tls"
 	"fmt"
 	"os"
@@ -174,6 +175,15 @@ func TestFeatures(t *testing.T) {
 				t.Errorf("curve %v, %v", c.CurveID, s.CurveID)
 			}
 		}},
+		{name: "SecP384r1MLKEM1024 after HelloRetryRequest", version: tls.VersionTLS13, seq: 1, set: func(ccfg, scfg *tls.Config) {
+			// The second ClientHello is larger than the buffer that hellos are noted in.
+			scfg.CurvePreferences = []tls.CurveID{tls.SecP384r1MLKEM1024}
+		}, check: func(t *testing.T, c, s tls.ConnectionState) {
+			if !c.HelloRetryRequest || !s.HelloRetryRequest || c.CurveID != tls.SecP384r1MLKEM1024 {
+				t.Errorf("HelloRetryRequest: client %v, server %v, curve %v", c.HelloRetryRequest, s.HelloRetryRequest, c.CurveID)
+			}
+		}},
+		{name: "tickets of 40 kB", seq: any, set: func(ccfg, scfg *tls.Config) { longTickets(scfg, 40_000) }},
 		{name: "long server chain", seq: 1, set: func(ccfg, scfg *tls.Config) { scfg.Certificates = []tls.Certificate{long} }},
 		{name: "client certificate", seq: 1, set: func(ccfg, scfg *tls.Config) { mutual(ccfg, scfg, client) },
 			check: func(t *testing.T, c, s tls.ConnectionState) {
@@ -229,40 +239,68 @@ func TestFeatures(t *testing.T) {
 	}
 }
 
+// longTickets makes the tickets of a server n bytes long.
+func longTickets(scfg *tls.Config, n int) {
+	var mu sync.Mutex
+	stored := make(map[string][]byte)
+	scfg.WrapSession = func(_ tls.ConnectionState, st *tls.SessionState) ([]byte, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		b, err := st.Bytes()
+		id := append(fmt.Appendf(nil, "session number %06d", len(stored)), make([]byte, n)...)[:n]
+		stored[string(id)] = b
+		return id, err
+	}
+	scfg.UnwrapSession = func(id []byte, _ tls.ConnectionState) (*tls.SessionState, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if b, ok := stored[string(id)]; ok {
+			return tls.ParseSessionState(b)
+		}
+		return nil, nil
+	}
+}
+
 // TestManyConnections is for the race detector: everything that connections
-// share, they share here.
+// share, 200 of them share here at once.
 func TestManyConnections(t *testing.T) {
 	ccfg, scfg := configs(t)
 	var log countingLog
 	scfg.KeyLogWriter = &log
 	scfg.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return scfg, nil }
-	const atOnce, each = 20, 10
-	var wg sync.WaitGroup
+	const atOnce = 200
+	var wg, together sync.WaitGroup
+	together.Add(atOnce)
 	for i := range atOnce {
+		a, b := tcpPair(t)
 		wg.Go(func() {
 			ccfg := ccfg.Clone()
 			if i%2 == 0 {
 				ccfg.MaxVersion = tls.VersionTLS12
 			}
-			for range each {
-				a, b := tcpPair(t)
-				c, s, cerr, serr := handshakes(a, b, ourClient, ourServer, ccfg, scfg)
-				if cerr != nil || serr != nil {
-					t.Errorf("client: %v; server: %v", cerr, serr)
-					return
-				}
-				if c.result.Passthrough != nil || s.result.Passthrough != nil {
-					t.Error("passthrough")
-				}
-				msg, got := []byte("hello over there"), make([]byte, 16)
-				if _, err := c.Write(msg); err != nil {
-					t.Error(err)
-				}
-				if _, err := s.Read(got); err != nil || !bytes.Equal(got, msg) {
-					t.Errorf("%q, %v", got, err)
-				}
-				a.Close()
-				b.Close()
+			c, s, cerr, serr := handshakes(a, b, ourClient, ourServer, ccfg, scfg)
+			together.Done()
+			together.Wait() // no connection ends before the last has begun
+			if cerr != nil || serr != nil {
+				t.Errorf("client: %v; server: %v", cerr, serr)
+				return
+			}
+			if c.result.Passthrough != nil || s.result.Passthrough != nil {
+				t.Error("passthrough")
+			}
+			msg, got := []byte("hello over there"), make([]byte, 16)
+			if _, err := c.Write(msg); err != nil {
+				t.Error(err)
+			}
+			if _, err := s.Read(got); err != nil || !bytes.Equal(got, msg) {
+				t.Errorf("%q, %v", got, err)
+			}
+			if _, err := s.Write(msg); err != nil {
+				t.Error(err)
+			}
+			clear(got)
+			if _, err := c.Read(got); err != nil || !bytes.Equal(got, msg) { // past the ticket
+				t.Errorf("%q, %v", got, err)
 			}
 		})
 	}
@@ -270,6 +308,37 @@ func TestManyConnections(t *testing.T) {
 	if log.lines() == 0 {
 		t.Error("the user's key log stayed empty")
 	}
+}
+
+// TestFIPS140On starts the process anew with GODEBUG=fips140=on: there is no
+// ChaCha20-Poly1305 then, and all else is handed over as ever.
+func TestFIPS140On(t *testing.T) {
+	const ran = "handed over with GODEBUG=fips140=on"
+	if !isChild(t) {
+		inChild(t, "TestFIPS140On", "fips140=on", ran)
+		return
+	}
+	if !fips140.Enabled() || fips140.Enforced() {
+		t.Fatal("GODEBUG=fips140=on has no effect")
+	}
+	for _, p := range pairings {
+		for _, version := range versions {
+			ccfg, scfg := configs(t)
+			ccfg.MaxVersion = version
+			for _, resumed := range []bool{false, true} {
+				c, s := connect(t, p.client, p.server, ccfg, scfg)
+				if c.state.Version != version || c.state.DidResume != resumed || s.state.DidResume != resumed {
+					t.Fatalf("%s, resumed %v and %v", tls.VersionName(c.state.Version), c.state.DidResume, s.state.DidResume)
+				}
+				checkKeys(t, c, version, 0)
+				checkKeys(t, s, version, 0)
+				checkSame(t, c, s)
+				checkExporters(t, c, s)
+				exchange(t, c, s)
+			}
+		}
+	}
+	t.Log(ran)
 }
 
 // inChild runs one test of this binary again with a GODEBUG that has to be set

@@ -64,9 +64,10 @@ type Exit struct {
 
 const (
 	defaultTimeout = 10 * time.Minute
-	// bootTime is how long a guest may take until it answers. On an idle machine with
-	// two processors it takes some seconds.
-	bootTime = 2 * time.Minute
+	// How long a guest may take until it answers. Emulated, on an idle machine with two
+	// processors, it takes some seconds.
+	bootTimeTCG = 2 * time.Minute
+	bootTimeKVM = 20 * time.Second
 	// consoleTail is how much of the console an error shows.
 	consoleTail = 4 << 10
 )
@@ -92,13 +93,13 @@ func (m Machine) Run(ctx context.Context, initFile string, programs ...Program) 
 	b.log("initramfs made")
 	if hasKVM() {
 		// A nested KVM may be there and not work: what counts is a guest that answers.
-		exits, err := b.run(ctx, "kvm")
+		exits, err := b.run(ctx, "kvm", bootTimeKVM)
 		if b.up || ctx.Err() != nil {
 			return exits, err
 		}
 		b.log("KVM does not work here, though it is there: %v", err)
 	}
-	return b.run(ctx, "tcg,thread=multi")
+	return b.run(ctx, "tcg,thread=multi", bootTimeTCG)
 }
 
 // hasKVM reports whether this user may ask for KVM.
@@ -132,7 +133,7 @@ func (b *boot) log(format string, args ...any) {
 const parameters = "console=ttyS0 quiet panic=-1 oops=panic rdinit=/init tsc=reliable no_timer_check " +
 	"mitigations=off nokaslr cryptomgr.notests random.trust_cpu=on audit=0 apparmor=0 rcupdate.rcu_expedited=1"
 
-func (b *boot) run(ctx context.Context, accelerator string) ([]Exit, error) {
+func (b *boot) run(ctx context.Context, accelerator string, bootTime time.Duration) ([]Exit, error) {
 	sock, console := filepath.Join(b.dir, "port"), filepath.Join(b.dir, "console")
 	os.Remove(sock) // of the run before
 	ln, err := net.Listen("unix", sock)
@@ -140,7 +141,8 @@ func (b *boot) run(ctx context.Context, accelerator string) ([]Exit, error) {
 		return nil, err
 	}
 	defer ln.Close()
-	limit := bootTime
+	// QEMU connects when it starts, so it is the guest that has to answer in time.
+	booted, limit := time.Now().Add(bootTime), bootTime
 	for _, p := range b.programs {
 		limit += p.limit() + 10*time.Second
 	}
@@ -164,7 +166,7 @@ func (b *boot) run(ctx context.Context, accelerator string) ([]Exit, error) {
 		ln.Close() // nobody will connect any more
 		ended <- err
 	}()
-	exits, err := b.converse(ctx, ln)
+	exits, err := b.converse(ctx, ln, booted)
 	cancel()
 	<-ended
 	lines, _ := os.ReadFile(console)
@@ -181,16 +183,14 @@ func (b *boot) run(ctx context.Context, accelerator string) ([]Exit, error) {
 }
 
 // converse takes what the guest sends until all programs have ended.
-func (b *boot) converse(ctx context.Context, ln net.Listener) ([]Exit, error) {
+func (b *boot) converse(ctx context.Context, ln net.Listener, booted time.Time) ([]Exit, error) {
 	conn, err := ln.Accept()
 	if err != nil {
 		return nil, fmt.Errorf("vm: QEMU ended before the guest ran (%w)", context.Cause(ctx))
 	}
 	defer conn.Close()
-	if t, ok := ctx.Deadline(); ok {
-		conn.SetReadDeadline(t)
-	}
-	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })()
+	conn.SetReadDeadline(booted)
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	var exits []Exit
 	files := map[string]bool{} // that have been begun
 	r := bufio.NewReaderSize(conn, 64<<10)
@@ -198,10 +198,13 @@ func (b *boot) converse(ctx context.Context, ln net.Listener) ([]Exit, error) {
 	for {
 		t, content, err := readFrame(r, buf)
 		if err != nil {
-			if errors.Is(err, io.EOF) {
+			switch {
+			case ctx.Err() != nil:
+				err = fmt.Errorf("the guest did not end in time: %w", ctx.Err())
+			case errors.Is(err, os.ErrDeadlineExceeded):
+				err = fmt.Errorf("the guest did not answer: %w", err)
+			case errors.Is(err, io.EOF):
 				err = errors.New("the guest went away")
-			} else if errors.Is(err, os.ErrDeadlineExceeded) {
-				err = errors.New("the guest did not end in time")
 			}
 			return exits, fmt.Errorf("vm: kernel %s, after %d of %d programs: %w", b.Kernel.Release, len(exits), len(b.programs), err)
 		}
@@ -212,6 +215,7 @@ func (b *boot) converse(ctx context.Context, ln net.Listener) ([]Exit, error) {
 		switch t {
 		case frameUp:
 			b.up = true
+			conn.SetReadDeadline(time.Time{}) // from here on ctx has the limit
 			b.log("the guest is up: %s", content)
 		case frameLog:
 			b.log("guest: %s", content)

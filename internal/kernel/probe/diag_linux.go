@@ -42,6 +42,7 @@ const (
 	diagReqLen   = 56 // struct inet_diag_req_v2
 	diagMsgLen   = 72 // struct inet_diag_msg
 	diagSockID   = 4  // where struct inet_diag_sockid is in the latter
+	diagInfo     = 2
 	diagULPInfo  = 19
 	ulpInfoName  = 1
 	ulpInfoTLS   = 2
@@ -59,10 +60,7 @@ const (
 func Sockets() ([]Socket, error) {
 	var all []Socket
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		b := make([]byte, diagReqLen)
-		b[0], b[1] = family, unix.IPPROTO_TCP
-		binary.NativeEndian.PutUint32(b[4:], allTCPStates)
-		messages, err := ask(unix.NETLINK_SOCK_DIAG, unix.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, b)
+		messages, err := ask(unix.NETLINK_SOCK_DIAG, unix.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP, socketsOf(family))
 		if err != nil {
 			return nil, err
 		}
@@ -77,6 +75,15 @@ func Sockets() ([]Socket, error) {
 		}
 	}
 	return all, nil
+}
+
+// socketsOf is the struct inet_diag_req_v2 that asks for all TCP sockets of a family.
+// What the upper layer protocol says comes with INET_DIAG_INFO only.
+func socketsOf(family byte) []byte {
+	b := make([]byte, diagReqLen)
+	b[0], b[1], b[2] = family, unix.IPPROTO_TCP, 1<<(diagInfo-1)
+	binary.NativeEndian.PutUint32(b[4:], allTCPStates)
+	return b
 }
 
 // parseSocket reads a struct inet_diag_msg and what follows it. ok says that it is a

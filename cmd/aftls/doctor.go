@@ -312,7 +312,7 @@ func counts(m map[string]int) string {
 		}
 	}
 	if len(words) == 0 {
-		return "none"
+		return "none seen"
 	}
 	return strings.Join(words, ", ")
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -175,7 +176,7 @@ func addExecutable(c *cpio, name, file string) error {
 func sharedLibraries(file string) ([]string, error) {
 	f, err := elf.Open(file)
 	if err != nil {
-		if _, ok := errors.AsType[*elf.FormatError](err); ok {
+		if _, ok := errors.AsType[*elf.FormatError](err); ok || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil, nil
 		}
 		return nil, err

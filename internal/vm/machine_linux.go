@@ -186,7 +186,10 @@ func (b *boot) run(ctx context.Context, accelerator string, bootTime time.Durati
 func (b *boot) converse(ctx context.Context, ln net.Listener, booted time.Time) ([]Exit, error) {
 	conn, err := ln.Accept()
 	if err != nil {
-		return nil, fmt.Errorf("vm: QEMU ended before the guest ran (%w)", context.Cause(ctx))
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, fmt.Errorf("vm: QEMU ended before the guest ran: %w", err)
 	}
 	defer conn.Close()
 	conn.SetReadDeadline(booted)

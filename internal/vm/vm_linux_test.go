@@ -58,6 +58,16 @@ var programs = map[string]func() int{
 		}
 		return 0
 	},
+	// A program of the host with its libraries, where the host has it.
+	"tool": func() int {
+		c := exec.Command("openssl", "version")
+		c.Stdout, c.Stderr = os.Stdout, os.Stderr
+		if err := c.Run(); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+		return 0
+	},
 	"loopback": func() int {
 		b, err := os.ReadFile("/proc/net/dev")
 		if err != nil {
@@ -110,6 +120,11 @@ func TestProgramsInAGuest(t *testing.T) {
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	openssl := aftlstest.Need(t, "openssl")
+	version, err := exec.Command(openssl, "version").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
 	type end struct {
 		name  string
 		code  int
@@ -133,6 +148,11 @@ func TestProgramsInAGuest(t *testing.T) {
 			}
 		}},
 		{"files", 0, nil},
+		{"tool", 0, func(t *testing.T, _ Exit, stdout, stderr string) {
+			if stdout != string(version) {
+				t.Errorf("openssl of the guest: %q %q, of the host: %q", stdout, stderr, version)
+			}
+		}},
 		{"loopback", 0, func(t *testing.T, _ Exit, stdout, _ string) {
 			if !strings.Contains(stdout, "lo:") || strings.Contains(stdout, "eth0:") {
 				t.Errorf("the network:\n%s", stdout)
@@ -152,7 +172,7 @@ func TestProgramsInAGuest(t *testing.T) {
 		all = append(all, p)
 	}
 	var log, complaints bytes.Buffer
-	exits, err := Machine{Kernel: kernel, Log: &log, Stderr: &complaints}.Run(t.Context(), vmexec, all...)
+	exits, err := Machine{Kernel: kernel, Tools: []string{"openssl", "no-such-tool"}, Log: &log, Stderr: &complaints}.Run(t.Context(), vmexec, all...)
 	if err != nil || len(exits) != len(ends) {
 		t.Fatalf("%+v, %v\n%s", exits, err, log.Bytes())
 	}

@@ -71,12 +71,28 @@ type diagnosis struct {
 	Stats           *tlsStats            `json:"stats,omitempty"`
 }
 
-// providerChoice is who does the record work of a connection with a common suite.
+// providerChoice is who does the record work where nothing else is asked for.
 type providerChoice struct {
+	TLS12  directions `json:"tls1.2"`
+	TLS13  directions `json:"tls1.3"`
+	Reason string     `json:"reason,omitempty"`
+}
+
+// directions are names of providers.
+type directions struct {
 	Send    string `json:"send"`
 	Receive string `json:"receive"`
-	Reason  string `json:"reason,omitempty"`
 }
+
+func (d directions) String() string {
+	if d.Send == d.Receive {
+		return d.Send
+	}
+	return fmt.Sprintf("send %s, receive %s", d.Send, d.Receive)
+}
+
+// kernel reports whether the kernel has any connection's records.
+func (c providerChoice) kernel() bool { return c.TLS12.Send == "kernel" || c.TLS13.Send == "kernel" }
 
 type featureResult struct {
 	Name features.Feature `json:"name"`
@@ -120,30 +136,28 @@ func diagnose(stats bool) *diagnosis {
 
 // choose says what the provider "auto" comes to: docs/kernel.md.
 func choose(try func(features.Feature) features.Result) providerChoice {
+	soft, kernel := directions{"soft", "soft"}, directions{"kernel", "kernel"}
 	if r := try(features.ULP); r.Answer != features.Yes {
-		return providerChoice{"soft", "soft", "there are no TLS sockets: see ulp"}
+		return providerChoice{soft, soft, "there are no TLS sockets: see ulp"}
 	}
-	var lacking []string
-	have := 0
-	for _, v := range suites {
+	var lacking, reasons []string
+	var by [2]directions
+	for i, v := range suites {
+		by[i] = soft
 		for _, s := range v.suites {
-			if try(s).Answer != features.Yes {
-				lacking = append(lacking, string(s))
+			if try(s).Answer == features.Yes {
+				by[i] = kernel
 			} else {
-				have++
+				lacking = append(lacking, string(s))
 			}
 		}
 	}
-	if have == 0 {
-		return providerChoice{"soft", "soft", "TLS sockets have no suite that connections have"}
-	}
-	var reasons []string
 	if len(lacking) > 0 {
 		reasons = append(reasons, "connections with "+strings.Join(lacking, ", ")+" stay in soft")
 	}
-	c := providerChoice{Send: "kernel", Receive: "kernel"}
-	if try(features.Rekey).Answer != features.Yes {
-		c.Receive = "soft"
+	c := providerChoice{TLS12: by[0], TLS13: by[1]}
+	if c.TLS13 == kernel && try(features.Rekey).Answer != features.Yes {
+		c.TLS13.Receive = "soft"
 		reasons = append(reasons, "a KeyUpdate would end a connection that receives in the kernel: see rekey")
 	}
 	c.Reason = strings.Join(reasons, "; ")
@@ -172,7 +186,7 @@ func readStats() *tlsStats {
 
 // missing says what of the requirement is not there; nil if all is.
 func (d *diagnosis) missing(r requirement) error {
-	if r == "" || d.Provider.Send == "kernel" {
+	if r == "" || d.Provider.kernel() {
 		return nil
 	}
 	for _, f := range d.Features {
@@ -203,7 +217,7 @@ func (d *diagnosis) print(w io.Writer) error {
 	t := &screen{w: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
 	system := d.OS + " " + d.Kernel
 	t.line("system", strings.TrimSpace(system)+" on "+d.Arch)
-	t.line("records", fmt.Sprintf("send: %s, receive: %s", d.Provider.Send, d.Provider.Receive))
+	t.line("records", fmt.Sprintf("TLS 1.2: %s; TLS 1.3: %s", d.Provider.TLS12, d.Provider.TLS13))
 	t.below(d.Provider.Reason)
 	result := map[features.Feature]features.Result{}
 	for _, f := range d.Features {

@@ -49,12 +49,12 @@ func TestDoctor(t *testing.T) {
 		}
 	}
 	if release := os.Getenv("AFTLS_VM"); release != "" {
-		if d.Provider.Send != "kernel" || d.Stats.Counters["TlsTxSw"] == 0 || !strings.Contains(text, release) {
+		if d.Provider.TLS12.Receive != "kernel" || d.Provider.TLS13.Send != "kernel" || d.Stats.Counters["TlsTxSw"] == 0 || !strings.Contains(text, release) {
 			t.Errorf("in kernel %s:\n%s", release, raw)
 		}
 		old := strings.HasPrefix(release, "6.")
-		if (d.Provider.Receive == "soft") != old {
-			t.Errorf("kernel %s receives in %s", release, d.Provider.Receive)
+		if (d.Provider.TLS13.Receive == "soft") != old {
+			t.Errorf("kernel %s receives TLS 1.3 in %s", release, d.Provider.TLS13.Receive)
 		}
 		if old {
 			t.Logf("not there: %s", d.Provider.Reason)
@@ -68,7 +68,7 @@ func TestDoctor(t *testing.T) {
 
 func TestDoctorRequire(t *testing.T) {
 	_, stderr, code := doctorSays(t, "--require", "kernel")
-	has := choose(features.Try).Send == "kernel"
+	has := features.Try(features.TLS13AES128GCM).Answer == features.Yes
 	if has && (code != 0 || stderr != "") {
 		t.Errorf("the kernel provider is there: exit code %d, %s", code, stderr)
 	}
@@ -95,19 +95,20 @@ func without(no ...features.Feature) func(features.Feature) features.Result {
 func TestDoctorChooses(t *testing.T) {
 	six := []features.Feature{features.TLS12AES128GCM, features.TLS12AES256GCM, features.TLS12ChaCha20Poly1305, features.TLS13AES128GCM, features.TLS13AES256GCM, features.TLS13ChaCha20Poly1305}
 	for _, c := range []struct {
-		no            []features.Feature
-		send, receive string
-		reason        string
+		no           []features.Feature
+		tls12, tls13 string
+		reason       string
 	}{
 		{nil, "kernel", "kernel", ""},
-		{[]features.Feature{features.Rekey}, "kernel", "soft", "KeyUpdate"},
+		{[]features.Feature{features.Rekey}, "kernel", "send kernel, receive soft", "KeyUpdate"},
 		{[]features.Feature{features.ULP}, "soft", "soft", "see ulp"},
-		{six, "soft", "soft", "no suite"},
+		{six, "soft", "soft", "stay in soft"},
+		{six[:3], "soft", "kernel", "tls1.2-aes-128-gcm, tls1.2-aes-256-gcm, tls1.2-chacha20-poly1305 stay in soft"},
 		{six[2:3], "kernel", "kernel", "tls1.2-chacha20-poly1305 stay in soft"},
 		{[]features.Feature{features.TLS13AES128CCM, features.KCM}, "kernel", "kernel", ""},
 	} {
 		got := choose(without(c.no...))
-		if got.Send != c.send || got.Receive != c.receive || !strings.Contains(got.Reason, c.reason) || (c.reason == "") != (got.Reason == "") {
+		if got.TLS12.String() != c.tls12 || got.TLS13.String() != c.tls13 || got.kernel() != (c.tls12 != "soft" || c.tls13 != "soft") || !strings.Contains(got.Reason, c.reason) || (c.reason == "") != (got.Reason == "") {
 			t.Errorf("without %v: %+v", c.no, got)
 		}
 	}
@@ -135,7 +136,7 @@ func TestDoctorScreen(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"system":          "linux 6.6.6 on amd64|",
-		"records":         "send: kernel, receive: soft|",
+		"records":         "TLS 1.2: kernel; TLS 1.3: send kernel, receive soft|",
 		"tls1.3":          "aes-128-gcm yes, aes-256-gcm yes, chacha20-poly1305 yes, aes-128-ccm no|",
 		"rekey":           "no: it is not|",
 		"sendfile":        "yes|",

@@ -5,7 +5,10 @@ GO      ?= go
 FUZZFOR ?= 20s
 LOG     := $(or $(TMPDIR),/tmp)/aftls-test.log
 
-.PHONY: test unit race variants interop screenshot smoke vet cross lint fuzz bench newest-go
+# What runs in real kernels: PACKAGE, or PACKAGE=REGEXP for some of its tests.
+KERNEL_TESTS ?= ./internal/kernel/probe ./features ./cmd/aftls=Doctor
+
+.PHONY: test unit race variants interop screenshot smoke vet cross lint fuzz bench newest-go test-kernel
 
 # All that this machine can run; at the end, what it could not.
 test: vet cross unit variants race smoke
@@ -54,6 +57,11 @@ cross:
 		echo "build and vet for $$t"; \
 		GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) build ./... && GOOS=$${t%/*} GOARCH=$${t#*/} $(GO) vet ./... || exit 1; \
 	done
+
+# Three real kernels under QEMU: docs/kernel.md. Needs qemu-system-x86 and apt.
+test-kernel:
+	scripts/kernels
+	CGO_ENABLED=0 $(GO) run ./internal/vm/vmtest $(KERNEL_TESTS)
 
 lint:
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run

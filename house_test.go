@@ -36,6 +36,11 @@ var house = map[string]room{
 	"internal/pump":          {own: []string{"record"}, other: []string{"golang.org/x/sys/unix"}},
 	"internal/seccomp":       {other: []string{"golang.org/x/sys/unix"}},
 	"internal/afd":           {own: []string{".", "bpf", "filter", "record", "internal/pump", "internal/seccomp"}, other: []string{"golang.org/x/sys/unix"}},
+	"internal/kernel/probe":  {other: []string{"golang.org/x/sys/unix"}},
+	"features":               {own: []string{"gcm", "internal/kernel/probe", "internal/seccomp"}},
+	"internal/vm":            {other: []string{"golang.org/x/sys/unix"}},
+	"internal/vm/vmexec":     {own: []string{"internal/vm"}},
+	"internal/vm/vmtest":     {own: []string{"internal/vm"}},
 	"aftlshttp":              {own: []string{"."}, other: []string{"golang.org/x/net/http2", "golang.org/x/net/idna"}},
 	"aftlsprom":              {own: []string{"."}, other: []string{"github.com/prometheus/client_golang/prometheus"}},
 	"aftlsgrpc":              {own: []string{"."}, other: []string{"google.golang.org/grpc/credentials"}},
@@ -46,7 +51,7 @@ var house = map[string]room{
 	"examples/dot/dotserver": {own: []string{"kcm"}, other: []string{"github.com/miekg/dns"}},
 	"examples/ebpf":          {own: []string{"."}, other: []string{"github.com/cilium/ebpf", "github.com/cilium/ebpf/asm", "github.com/cilium/ebpf/link", "golang.org/x/sys/unix"}},
 	"examples/thrift-echo":   {own: []string{".", "kcm"}, other: []string{"github.com/apache/thrift/lib/go/thrift"}},
-	"cmd/aftls":              {own: []string{".", "aftlshttp", "aftlsprom", "bench", "filter", "record", "internal/afd"}, other: []string{"github.com/pires/go-proxyproto", "github.com/pires/go-proxyproto/tlvparse", "github.com/prometheus/client_golang/prometheus", "github.com/prometheus/client_golang/prometheus/collectors", "github.com/prometheus/client_golang/prometheus/promhttp", "github.com/spf13/cobra", "golang.org/x/term"}},
+	"cmd/aftls":              {own: []string{".", "aftlshttp", "aftlsprom", "bench", "features", "filter", "record", "internal/afd"}, other: []string{"github.com/pires/go-proxyproto", "github.com/pires/go-proxyproto/tlvparse", "github.com/prometheus/client_golang/prometheus", "github.com/prometheus/client_golang/prometheus/collectors", "github.com/prometheus/client_golang/prometheus/promhttp", "github.com/spf13/cobra", "golang.org/x/term"}},
 }
 
 // unsafeFiles are the files that may import unsafe.

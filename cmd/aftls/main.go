@@ -44,7 +44,7 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand(), connectCommand(), listenCommand(), proxyCommand(), benchCommand(), tapCommand(), topCommand())
+	root.AddCommand(serveCommand(), connectCommand(), listenCommand(), proxyCommand(), benchCommand(), tapCommand(), topCommand(), doctorCommand())
 	root.AddCommand(descriptorCommands()...)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return hint(err, "see '%s --help'", c.CommandPath())

@@ -98,7 +98,7 @@ func (x *transmission) message(n *seccomp.Notification, h seccomp.Msghdr, flags 
 }
 
 // isData reports whether a call is a sendmsg or recvmsg without a buffer for control
-// messages.
+// messages: the kernel performs those on streams.
 func isData(n *seccomp.Notification) bool {
 	switch n.Nr {
 	case unix.SYS_SENDMSG:

@@ -46,6 +46,7 @@ type Supervisor struct {
 	pumps   sync.WaitGroup
 
 	any   atomic.Bool // there is a TLS socket: calls have to be looked at
+	dgram atomic.Bool // one of datagrams was made: sendmsg and recvmsg, too
 	stats Stats
 }
 
@@ -157,7 +158,7 @@ func (s *Supervisor) handle(n *seccomp.Notification) {
 			n.Continue() // whatever it is, it is none of ours
 			return
 		}
-		if !s.Strict && isData(n) {
+		if !s.Strict && !s.dgram.Load() && isData(n) {
 			n.Continue() // whatever its socket is, and nobody need look which
 			return
 		}

@@ -62,6 +62,7 @@ func (s *Supervisor) socket(n *seccomp.Notification) {
 		newPair = pump.NewRecordPair
 	case unix.SOCK_DGRAM:
 		newPair = pump.NewDatagramPair
+		s.dgram.Store(true)
 	default:
 		n.Respond(0, unix.ESOCKTNOSUPPORT)
 		return

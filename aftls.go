@@ -37,11 +37,12 @@ type Provider uint8
 const (
 	Auto        Provider = iota // the best that works here
 	Soft                        // this package's own engine, in this process
+	Kernel                      // a Linux TLS socket
 	Passthrough                 // crypto/tls; never asked for, see [ErrPassthrough]
 )
 
 func (p Provider) String() string {
-	return [...]string{"auto", "soft", "passthrough"}[p]
+	return [...]string{"auto", "soft", "kernel", "passthrough"}[p]
 }
 
 // Direction is one of the two directions of a connection; each has keys of its
@@ -59,8 +60,17 @@ func (d Direction) String() string { return [...]string{"send", "receive"}[d] }
 // Options are what a connection can be told beyond its tls.Config. The zero
 // value is good.
 type Options struct {
-	// Provider asks for one provider instead of the best.
+	// Provider asks for one provider instead of the best. Each direction has its
+	// own, and Info says which and why. Auto sends in the kernel where that has
+	// TLS sockets and the suite, and receives in the kernel where that can follow
+	// a KeyUpdate too: without, which is before Linux 6.14, a KeyUpdate of the
+	// peer ends the connection. Kernel receives there all the same. What the
+	// kernel cannot have is in soft.
 	Provider Provider
+
+	// RequireKernel makes it an error, [ErrNoKernel], when sending is not in the
+	// kernel, and with Provider Kernel when receiving is not.
+	RequireKernel bool
 
 	// RequireSocket makes passthrough an error: where crypto/tls would have
 	// to keep the record layer the handshake fails with ErrPassthrough.

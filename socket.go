@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/aftls/aftls/internal/kernel"
 	"github.com/aftls/aftls/internal/soft"
 	"github.com/aftls/aftls/record"
 )
@@ -31,13 +32,17 @@ const turn = 1 << 20
 // each other, and so do those that write; reading never waits for writing.
 type Socket struct {
 	carrier net.Conn
+	opt     Options
+	ulp     *kernel.Socket // nil where the kernel cannot have the records,
+	noULP   error          // and why
 
-	rmu  sync.Mutex
-	recv *soft.Receiver
-	rerr error // sticky, of the receiving side
+	rmu    sync.Mutex
+	recv   receiver    // changes under rmu and dmu
+	rerr   error       // sticky, of the receiving side
+	moving atomic.Bool // the receiving side goes to the kernel as soon as it can
 
 	wmu  sync.Mutex
-	send *soft.Sender
+	send sender     // changes under wmu and dmu
 	werr error      // sticky, of the sending side
 	shut bool       // close_notify is sealed
 	used *[]usedKey // nil until SetKeys replaced a key
@@ -55,9 +60,12 @@ type Socket struct {
 	// interrupts, else it waits.
 	writing atomic.Bool
 
-	ended atomic.Bool // the peer's close_notify was read
+	ended  atomic.Bool // the peer's close_notify was read
+	shared atomic.Bool // another process sends too
 
-	dmu sync.Mutex // deadlines, against Close and Detach
+	dmu      sync.Mutex // deadlines, against Close and Detach, and:
+	deadline time.Time  // for writing
+	why      [2]error   // why a direction is not in the kernel
 
 	hooks atomic.Pointer[hooks] // nil until there is a filter or a tap
 }
@@ -76,13 +84,18 @@ type usedKey struct {
 
 // NewSocket returns a socket on carrier, a stream, without keys. The carrier
 // then belongs to the socket: nobody else may read, write or close it.
+//
+// The provider of a direction is chosen with its first keys: see [Options].
 func NewSocket(carrier net.Conn, opt Options) *Socket {
-	return newSocket(carrier, opt, nil, nil, nil)
+	s := newSocket(carrier, opt, nil, nil, nil)
+	s.ulp, s.noULP = attachKernel(carrier, opt)
+	return s
 }
 
 func newSocket(carrier net.Conn, opt Options, unsent, ciphertext, plaintext []byte) *Socket {
 	return &Socket{
 		carrier: carrier,
+		opt:     opt,
 		recv:    soft.NewReceiver(carrier, ciphertext, plaintext),
 		send:    soft.NewSender(carrier, unsent, opt.MaxRecords, opt.Padding),
 	}
@@ -91,7 +104,9 @@ func newSocket(carrier net.Conn, opt Options, unsent, ciphertext, plaintext []by
 // SetKeys keys one direction, from its next record on. k is copied. For Send
 // the error is [ErrKeyReuse] if the key was used on this socket before and
 // k.Seq is below the next number of it, or if k.Epoch is not above the present
-// one after a Rekey.
+// one after a Rekey. Where the kernel has a direction it takes other keys for it only
+// if they are of the same suite of TLS 1.3, and only since 6.14: else the error is
+// [ErrNoRekey]. With Options.RequireKernel it may be [ErrNoKernel].
 func (s *Socket) SetKeys(d Direction, k record.Keys) error {
 	if d == Receive {
 		s.rmu.Lock()
@@ -99,7 +114,12 @@ func (s *Socket) SetKeys(d Direction, k record.Keys) error {
 		if err := s.check(); err != nil {
 			return opError("set keys", s.carrier, err)
 		}
-		return opError("set keys", s.carrier, s.recv.SetKeys(k))
+		k = k.Clone()
+		defer k.Wipe()
+		if err := k.Derive(); err != nil {
+			return opError("set keys", s.carrier, err)
+		}
+		return opError("set keys", s.carrier, s.keyReceive(k))
 	}
 	s.wmu.Lock()
 	defer s.unlockWrite()
@@ -137,7 +157,7 @@ func (s *Socket) setSendKeys(k record.Keys) error {
 			}
 		}
 	}
-	return s.send.SetKeys(k)
+	return s.keySend(k)
 }
 
 func (s *Socket) remember(id [sha256.Size]byte, next uint64) bool {
@@ -155,15 +175,20 @@ func (s *Socket) remember(id [sha256.Size]byte, next uint64) bool {
 
 // Unread gives back ciphertext that was read from the carrier before the socket
 // could: it comes in front of everything that the carrier still has. b is
-// copied. Not for use beside a read.
+// copied. Not for use beside a read. Once the kernel has the receiving side the error
+// is [ErrInKernel].
 func (s *Socket) Unread(b []byte) error {
 	s.rmu.Lock()
 	defer s.unlockRead()
 	if err := s.readable(); err != nil {
 		return opError("unread", s.carrier, err)
 	}
+	own, ok := s.recv.(*soft.Receiver)
+	if !ok {
+		return opError("unread", s.carrier, ErrInKernel)
+	}
 	if len(b) > 0 {
-		s.recv.PutCiphertext(b)
+		own.PutCiphertext(b)
 	}
 	return nil
 }
@@ -210,9 +235,13 @@ func (s *Socket) read(p []byte) (int, error) {
 	return n, err
 }
 
+// readable says whether the receiving side works, in front of every read.
 func (s *Socket) readable() error {
 	if err := s.check(); err != nil {
 		return err
+	}
+	if s.rerr == nil && s.moving.Load() {
+		return s.move()
 	}
 	return s.rerr
 }
@@ -223,9 +252,9 @@ func (s *Socket) readFailed(err error) error {
 		return s.check()
 	}
 	switch err {
-	case soft.ErrControl:
+	case soft.ErrControl, kernel.ErrControl:
 		return ErrControl
-	case soft.ErrNoKeys:
+	case soft.ErrNoKeys, kernel.ErrNoKeys:
 		return ErrNoKeys
 	case io.EOF:
 		s.rerr = &TruncatedError{}
@@ -312,7 +341,11 @@ func (s *Socket) waitRead() error {
 	if err := s.readable(); err != nil {
 		return err
 	}
-	if err := s.recv.Next(); err != nil {
+	wait := s.recv.Next
+	if isKernel(s.recv) { // it need not take anything for that
+		wait = s.recv.Await
+	}
+	if err := wait(); err != nil {
 		return s.readFailed(err)
 	}
 	return nil
@@ -458,6 +491,7 @@ func (s *Socket) SetWriteDeadline(t time.Time) error {
 	if s.life.Load() != alive {
 		return opError("set", s.carrier, s.check())
 	}
+	s.deadline = t
 	s.send.SetDeadline(t)
 	return s.carrier.SetWriteDeadline(t)
 }
@@ -465,17 +499,37 @@ func (s *Socket) SetWriteDeadline(t time.Time) error {
 // Info returns the state of both directions. It does not wait for readers or
 // writers.
 func (s *Socket) Info() Info {
-	i := Info{Send: directionInfo(s.send.Stats()), Receive: directionInfo(s.recv.Stats())}
+	s.dmu.Lock()
+	send, recv, why := s.send, s.recv, s.why
+	s.dmu.Unlock()
+	i := Info{Send: s.directionInfo(send, send.Stats(), why[Send]), Receive: s.directionInfo(recv, recv.Stats(), why[Receive])}
 	if h := s.hooks.Load(); h != nil {
 		h.info(&i)
 	}
 	return i
 }
 
-func directionInfo(st *soft.Stats) DirectionInfo {
+func (s *Socket) directionInfo(half any, st *soft.Stats, why error) DirectionInfo {
+	if k, ok := half.(refresher); ok {
+		k.Refresh()
+		i := directionInfo(st, "")
+		i.Provider = Kernel
+		return i
+	}
+	if why == nil {
+		why = s.noULP
+	}
+	reason := "it has no keys yet"
+	if why != nil {
+		reason = why.Error()
+	}
+	return directionInfo(st, reason)
+}
+
+func directionInfo(st *soft.Stats, reason string) DirectionInfo {
 	return DirectionInfo{
 		Provider: Soft,
-		Reason:   "this version of aftls has one provider, soft",
+		Reason:   reason,
 		Version:  uint16(st.Version.Load()),
 		Suite:    uint16(st.Suite.Load()),
 		Epoch:    st.Epoch.Load(),

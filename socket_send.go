@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/aftls/aftls/internal/kernel"
 	"github.com/aftls/aftls/internal/soft"
 	"github.com/aftls/aftls/record"
 )
@@ -94,8 +95,10 @@ func (s *Socket) writeFailed(err error) error {
 		return s.check()
 	}
 	switch {
-	case err == soft.ErrNoKeys:
+	case err == soft.ErrNoKeys, err == kernel.ErrNoKeys:
 		return ErrNoKeys
+	case err == kernel.ErrEmpty:
+		return ErrEmptyRecord
 	case err == record.ErrTooLarge:
 		return ErrTooLarge
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -109,6 +112,9 @@ func (s *Socket) writeFailed(err error) error {
 	default:
 		if err, ok := s.killed(err); ok {
 			return err
+		}
+		if e, ok := errors.AsType[*record.Error](err); ok { // the kernel tells whom it sees first
+			return s.refuse(e)
 		}
 		s.werr = &CarrierError{err}
 	}
@@ -251,6 +257,12 @@ func (s *Socket) readFromTurn(from *soft.Source, left int64) (n int64, err error
 		if err := s.plan(from, left-n); err != nil {
 			return n, opError("write", s.carrier, err)
 		}
+		if m, ok, err := s.sendFile(from.File(), left-n); ok {
+			if n += m; err != nil {
+				return n, opError("write", s.carrier, s.writeFailed(err))
+			}
+			continue
+		}
 		var m int
 		if !from.Waits() {
 			m, err = from.Read()
@@ -355,6 +367,9 @@ func (s *Socket) farewell(last func()) {
 		s.carrier.SetWriteDeadline(time.Now().Add(closeTimeout))
 	}
 	s.send.Flush()
+	if s.shared.Load() {
+		return // the stream is not ours to end
+	}
 	// Closing a socket in which something is unread resets it, and drops what
 	// still waits for the FIN: so that goes first.
 	if half, ok := s.carrier.(interface{ CloseWrite() error }); ok {

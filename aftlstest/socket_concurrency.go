@@ -15,9 +15,9 @@ import (
 var nobodyWaits = []promise{
 	{"Read goes on while a Write is blocked", both, readPastWriter},
 	{"Write goes on while a Read is blocked", both, writePastReader},
-	{"a KeyUpdate request is followed while a Write is blocked and answered before later data", conns | only13, keyUpdatePastWriter},
-	{"both sides may write, ask for new keys, and not read", conns | only13, bothWriteAndRekey},
-	{"a KeyUpdate request is answered at once when nobody writes", conns | only13, answerAtOnce},
+	{"a KeyUpdate request is followed while a Write is blocked and answered before later data", conns | only13 | rekeys, keyUpdatePastWriter},
+	{"both sides may write, ask for new keys, and not read", conns | only13 | rekeys, bothWriteAndRekey},
+	{"a KeyUpdate request is answered at once when nobody writes", conns | only13 | rekeys, answerAtOnce},
 	{"ReadFrom of a silent source stops nobody and keeps nothing back", both, silentSource},
 	{"ReadFrom of a large file lets other writes come between", both | oneOnly, turns},
 	{"a violation is reported while a Write is blocked, and the alert sent behind it", both, violationPastWriter},

@@ -1,0 +1,94 @@
+package aftls
+
+import (
+	"os"
+
+	"github.com/aftls/aftls/internal/kernel"
+	"github.com/aftls/aftls/internal/soft"
+	"github.com/aftls/aftls/record"
+)
+
+// kernelSender gives the Sender of package kernel the types that both providers have
+// here. Those of the two packages are the same in all but name.
+type kernelSender struct{ *kernel.Sender }
+
+func (k kernelSender) Stats() *soft.Stats   { return (*soft.Stats)(k.Sender.Stats()) }
+func (k kernelSender) SetGate(g *soft.Gate) { k.Sender.SetGate((*kernel.Gate)(g)) }
+func (k kernelSender) Plan(src *soft.Source, limit int64) error {
+	size, err := k.Sender.Plan(int(min(limit, turn)))
+	if err == nil {
+		src.PlanPlain(size)
+	}
+	return err
+}
+
+func (k kernelSender) Commit(src *soft.Source, n int) (int, error) {
+	defer src.Drop()
+	return k.Sender.Commit(src.Plain(n))
+}
+
+type kernelReceiver struct{ *kernel.Receiver }
+
+func (k kernelReceiver) Stats() *soft.Stats   { return (*soft.Stats)(k.Receiver.Stats()) }
+func (k kernelReceiver) SetGate(g *soft.Gate) { k.Receiver.SetGate((*kernel.Gate)(g)) }
+
+// sendInKernel gives the sending side, of which nothing is sealed and unsent, to the
+// kernel. What own does not have to end is the caller's. wmu is held.
+func (s *Socket) sendInKernel(own *soft.Sender, k record.Keys) error {
+	records, _ := own.Limits()
+	snd, err := kernel.NewSender(s.ulp, k, records, (*kernel.Stats)(own.Stats()))
+	if err != nil {
+		return err
+	}
+	s.setSender(kernelSender{snd})
+	s.regate()
+	return nil
+}
+
+// receiveInKernel is sendInKernel for the other side: own stands between two
+// records. rmu is held.
+func (s *Socket) receiveInKernel(own *soft.Receiver, k record.Keys) error {
+	r, err := kernel.NewReceiver(s.ulp, k, (*kernel.Stats)(own.Stats()))
+	if err != nil {
+		return err
+	}
+	s.setReceiver(kernelReceiver{r})
+	s.regate()
+	return nil
+}
+
+// resumeInKernel takes the sides that were in the kernel when the state was
+// detached, with their keys as the kernel has them.
+func (s *Socket) resumeInKernel(st *State, opt Options) error {
+	if st.sendKernel {
+		snd, err := kernel.TakeSender(s.ulp, st.send, opt.MaxRecords, st.unsent)
+		if err != nil {
+			return err
+		}
+		s.setSender(kernelSender{snd})
+	}
+	if st.recvKernel {
+		r, err := kernel.TakeReceiver(s.ulp, st.recv, st.plaintext)
+		if err != nil {
+			return err
+		}
+		s.setReceiver(kernelReceiver{r})
+	}
+	return nil
+}
+
+// refresher is a half whose numbers the kernel counts.
+type refresher interface{ Refresh() }
+
+// sendFile has the kernel send a file, if it has this side.
+func (s *Socket) sendFile(f *os.File, limit int64) (n int64, ok bool, err error) {
+	if k, is := s.send.(kernelSender); is && f != nil {
+		return k.SendFile(f, limit)
+	}
+	return 0, false, nil
+}
+
+func isKernel(half any) bool {
+	_, ok := half.(refresher)
+	return ok
+}

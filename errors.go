@@ -48,6 +48,9 @@ var (
 	// ErrInKernel is returned for what only the soft provider can do.
 	ErrInKernel = errors.New("aftls: the kernel has the records of this direction: use Options.Provider Soft for this")
 
+	// ErrShared is returned by Detach after ShareKernelFile.
+	ErrShared = errors.New("aftls: another process sends on this connection too: it cannot be moved")
+
 	// ErrEmptyRecord is returned by WriteRecord for a control record without
 	// content where the kernel has the sending side: it sends none.
 	ErrEmptyRecord = errors.New("aftls: the kernel sends no record without content")

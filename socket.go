@@ -114,11 +114,6 @@ func (s *Socket) SetKeys(d Direction, k record.Keys) error {
 		if err := s.check(); err != nil {
 			return opError("set keys", s.carrier, err)
 		}
-		k = k.Clone()
-		defer k.Wipe()
-		if err := k.Derive(); err != nil {
-			return opError("set keys", s.carrier, err)
-		}
 		return opError("set keys", s.carrier, s.keyReceive(k))
 	}
 	s.wmu.Lock()
@@ -278,7 +273,12 @@ func (s *Socket) readFailed(err error) error {
 	if e, ok := errors.AsType[*record.Error](err); ok {
 		return s.refuse(e)
 	}
-	s.rerr = &CarrierError{err}
+	var failed error = &CarrierError{err}
+	if send, _ := s.halves(); isKernel(send) {
+		// The kernel told it once: the next write may look as if it went well.
+		s.dead.CompareAndSwap(nil, &failed)
+	}
+	s.rerr = failed
 	return s.rerr
 }
 

@@ -99,6 +99,9 @@ func (s *Socket) detach(more func(*State)) (*State, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
+	if s.shared.Load() {
+		return nil, ErrShared
+	}
 	if send, recv := s.halves(); send.Stats().Version.Load() == 0 || recv.Stats().Version.Load() == 0 {
 		return nil, ErrNoKeys // and nothing has happened to the socket
 	}

@@ -213,7 +213,7 @@ func violationPastWriter(t *testing.T, x subject) {
 	want := random(flood)
 	w := startWrite(t, e, want)
 	w.onNetwork()
-	p.raw([]byte{23, 3, 1, 0, 1, 0})
+	p.raw([]byte{23, 3, 1, 0, 40, 0})
 	_, err := e.Read(make([]byte, 10))
 	wantPeerError(t, "Read", err, record.ProtocolVersion)
 	w.running("nobody has read")

@@ -238,7 +238,7 @@ func keyLimit(t *testing.T, x subject) {
 	p.data("reading goes on")
 	wantRead(t, e, []byte("reading goes on"))
 	// A number was kept for the alert that such a connection ends with.
-	p.raw([]byte{23, 3, 1, 0, 1, 0})
+	p.raw(x.header([]byte{23, 3, 1, 0, 40, 0}))
 	checkViolation(t, x, e, p, record.ProtocolVersion)
 }
 

@@ -89,11 +89,9 @@ func serve(ctx context.Context, stdout, stderr io.Writer, dir string, f serveFla
 		MinVersion:     uint16(f.minVersion),
 		NextProtos:     []string{"h2", "http/1.1"},
 	}
-	opt := aftls.Options{
-		Provider: aftls.Provider(f.provider),
-		HandshakeError: func(peer net.Addr, err error) {
-			logger.Warn("handshake failed", "peer", peer.String(), "err", err.Error())
-		},
+	opt := f.provider.options()
+	opt.HandshakeError = func(peer net.Addr, err error) {
+		logger.Warn("handshake failed", "peer", peer.String(), "err", err.Error())
 	}
 	taps := newTaps(logger)
 	ln, endTaps, err := f.tap.listen(f.listen, config, opt, taps)

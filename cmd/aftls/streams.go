@@ -33,18 +33,17 @@ type streams struct {
 // listenStreams listens, on a TCP address or unix:PATH.
 func listenStreams(addr string, config *tls.Config, provider provider, logger *slog.Logger) (*streams, error) {
 	network, addr := networkOf(addr)
-	inner, err := net.Listen(network, addr)
+	inner, err := provider.listen(network, addr)
 	if err != nil {
 		return nil, hint(err, "choose another address with --listen; 127.0.0.1:0 takes a free port")
 	}
 	s := &streams{carriers: &carriers{Listener: inner, open: make(map[*carrier]struct{})}}
-	s.ln = aftls.NewListener(s.carriers, config, aftls.Options{
-		Provider: aftls.Provider(provider),
-		HandshakeError: func(peer net.Addr, err error) {
-			s.failed.Add(1)
-			logger.Warn("handshake failed", "peer", peer.String(), "err", err.Error())
-		},
-	})
+	opt := provider.options()
+	opt.HandshakeError = func(peer net.Addr, err error) {
+		s.failed.Add(1)
+		logger.Warn("handshake failed", "peer", peer.String(), "err", err.Error())
+	}
+	s.ln = aftls.NewListener(s.carriers, config, opt)
 	return s, nil
 }
 

@@ -164,7 +164,7 @@ func (f *tapFlags) listen(addr string, config *tls.Config, opt aftls.Options, t 
 	if err := f.check(); err != nil {
 		return nil, nil, err
 	}
-	inner, err := net.Listen("tcp", addr)
+	inner, err := provider(opt.Provider).listen("tcp", addr)
 	if err != nil {
 		return nil, nil, hint(err, "choose another address with --listen; 127.0.0.1:0 takes a free port")
 	}

@@ -196,7 +196,7 @@ func (f *fake) until(call func(uintptr) bool) error {
 
 func newFake(t *testing.T) (*fake, *Socket) {
 	f := &fake{t: t, info: make(map[int][]byte)}
-	return f, &Socket{raw{f}, f.system()}
+	return f, &Socket{raw: raw{f}, sys: f.system()}
 }
 
 func testKeys(t *testing.T) record.Keys {

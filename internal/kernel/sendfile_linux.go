@@ -23,7 +23,7 @@ type fileTurn struct {
 // sendfile(2) is asked for no more than the file has. Asked for more, kernels before
 // 6.5 keep the last record open and wait for the rest.
 func (s *Sender) SendFile(f *os.File, limit int64) (n int64, ok bool, err error) {
-	if s.shared || s.gate.Load() != nil { // the child may have made the socket one that blocks
+	if s.blocks || s.shared || s.gate.Load() != nil { // who shares it may have made it one that blocks
 		return 0, false, nil
 	}
 	raw, err := f.SyscallConn()

@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -20,9 +21,14 @@ var absent atomic.Bool
 // Socket is a TCP connection with the upper layer protocol "tls". Until a
 // direction has a key its bytes pass as they are.
 type Socket struct {
-	raw syscall.RawConn
-	sys *calls
+	raw    syscall.RawConn
+	sys    *calls
+	blocks bool // as a descriptor that others have too may: no sendfile(2) then
 }
+
+// Descriptor is a carrier that is a stream socket of the system and says so; see
+// internal/soft.
+type Descriptor interface{ Descriptor() syscall.RawConn }
 
 // Attach sets the upper layer protocol. That works from the moment on when the
 // connection is established until the peer sends its FIN, which may be right
@@ -30,18 +36,44 @@ type Socket struct {
 // kernel even where it has answered before that there are no TLS sockets. The error
 // is an [*Unavailable], and the connection is what it was.
 func Attach(c net.Conn, ask bool) (*Socket, error) {
-	tcp, ok := c.(*net.TCPConn)
-	if !ok {
+	var raw syscall.RawConn
+	switch c := c.(type) {
+	case *net.TCPConn:
+		var err error
+		if raw, err = c.SyscallConn(); err != nil {
+			return nil, &Unavailable{"the carrier is closed", err}
+		}
+	case Descriptor:
+		raw = c.Descriptor()
+	}
+	if raw == nil {
 		return nil, &Unavailable{Reason: "the carrier is not a *net.TCPConn: the kernel has TLS on TCP sockets only"}
 	}
 	if absent.Load() && !ask {
 		return nil, attachError(unix.ENOENT)
 	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return nil, &Unavailable{"the carrier is closed", err}
+	s, err := attach(raw, system)
+	if err == nil {
+		raw.Control(func(fd uintptr) {
+			flags, err := unix.FcntlInt(fd, unix.F_GETFL, 0)
+			s.blocks = err != nil || flags&unix.O_NONBLOCK == 0
+		})
 	}
-	return attach(raw, system)
+	return s, err
+}
+
+// Dup returns a duplicate of the descriptor, close-on-exec. It is the caller's.
+func (s *Socket) Dup() (f *os.File, err error) {
+	cerr := s.raw.Control(func(fd uintptr) {
+		var dup int
+		if dup, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3); err == nil {
+			f = os.NewFile(uintptr(dup), "tls socket")
+		}
+	})
+	if cerr != nil {
+		return nil, cerr
+	}
+	return f, os.NewSyscallError("fcntl", err)
 }
 
 func attach(raw syscall.RawConn, sys *calls) (*Socket, error) {
@@ -106,6 +138,11 @@ func (d *side) init(s *Socket, opt int, from *Stats) {
 // install gives the kernel a key. It is the first one of this direction, or one
 // behind a KeyUpdate.
 func (d *side) install(k record.Keys) error {
+	k = k.Clone()
+	defer k.Wipe()
+	if err := k.Derive(); err != nil {
+		return err
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var info cryptoInfo
@@ -197,6 +234,11 @@ var errForeign = errors.New("kernel: the socket has other keys")
 func (d *side) take(k record.Keys) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	k = k.Clone()
+	defer k.Wipe()
+	if err := k.Derive(); err != nil {
+		return err
+	}
 	d.keys = k // for its length
 	var have, want cryptoInfo
 	defer have.wipe()

@@ -257,9 +257,13 @@ func (s *Socket) readFromTurn(from *soft.Source, left int64) (n int64, err error
 		if err := s.plan(from, left-n); err != nil {
 			return n, opError("write", s.carrier, err)
 		}
-		if m, ok, err := s.sendFile(from.File(), left-n); ok {
-			if n += m; err != nil {
-				return n, opError("write", s.carrier, s.writeFailed(err))
+		if m, ok, err := s.sendFile(from.File(), min(left, turn)-n); ok {
+			n += m
+			if err = s.outcome(err); err == nil {
+				err = s.prepare()
+			}
+			if err != nil {
+				return n, opError("write", s.carrier, err)
 			}
 			continue
 		}
@@ -337,12 +341,30 @@ func (s *Socket) closeWrite() error {
 		return s.writeFailed(err)
 	}
 	if ok {
+		s.settle()
 		if err := half.CloseWrite(); err != nil {
 			return s.writeFailed(err)
 		}
 	}
 	return nil
 }
+
+// settle waits until TCP has all that the kernel took from us, for at most as long as
+// Close may take. Records that the kernel has sealed and TCP had no room for would be
+// lost behind a FIN.
+func (s *Socket) settle() {
+	k, ok := s.send.(interface{ Settled() bool })
+	if !ok {
+		return
+	}
+	step := time.Millisecond
+	for end := time.Now().Add(closeTimeout); !k.Settled() && time.Now().Before(end); step = min(2*step, maxSettle) {
+		time.Sleep(step) // the kernel has no event for this
+	}
+}
+
+// maxSettle is the longest step of settle.
+const maxSettle = 50 * time.Millisecond
 
 // Close ends the socket at once for every other call, sends what is committed,
 // and closes the carrier. It takes at most 5 seconds. A Write under way is
@@ -370,6 +392,7 @@ func (s *Socket) farewell(last func()) {
 	if s.shared.Load() {
 		return // the stream is not ours to end
 	}
+	s.settle()
 	// Closing a socket in which something is unread resets it, and drops what
 	// still waits for the FIN: so that goes first.
 	if half, ok := s.carrier.(interface{ CloseWrite() error }); ok {

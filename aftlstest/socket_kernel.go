@@ -16,8 +16,17 @@ import (
 // AFTLS_EXPECT names kernel.
 func NeedKernel(t testing.TB) {
 	t.Helper()
-	a, _ := tcpPair(t)
-	_, err := kernel.Attach(a, true)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = kernel.Attach(c, true)
 	switch {
 	case err == nil:
 	case Expected("kernel"):
@@ -200,7 +209,7 @@ func kernelCloseFull(t *testing.T, x subject) {
 	want := fill(t, e)
 	e.Close()
 	data, notify, err := p.drain()
-	if notify || !bytes.HasPrefix(want, data) || err != nil && !isEnd(err) {
+	if notify && len(data) < len(want) || !bytes.HasPrefix(want, data) || err != nil && !isEnd(err) {
 		t.Errorf("%d bytes of %d, close_notify %v, %v", len(data), len(want), notify, err)
 	}
 }

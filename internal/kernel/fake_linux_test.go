@@ -36,6 +36,8 @@ type fake struct {
 	receives []func(p, control []byte, flags int) (n, controlLen, got int, err error)
 	calls    []string // names of the reading calls
 	left     int      // SIOCINQ
+	acked    uint64   // TCP_INFO
+	queued   int      // SIOCOUTQ
 	file     []byte   // what sendfile sends
 	asked    []int    // and how much it was asked for
 	waits    int      // how often somebody waited for the socket
@@ -105,6 +107,8 @@ func (f *fake) system() *calls {
 			}
 			return n, err
 		},
+		acked:     func(int) (uint64, error) { return f.acked, nil },
+		queued:    func(int) (int, error) { return f.queued, nil },
 		unread:    func(int) (int, error) { return f.left, nil },
 		remaining: func(int) (int64, error) { return int64(len(f.file)), nil },
 	}

@@ -49,8 +49,8 @@ type Receiver struct {
 	try     func(fd uintptr) bool
 }
 
-// maxEmpty is how many data records without data may follow each other where they
-// are taken one at a time. Elsewhere the kernel drops them, and counts none.
+// maxEmpty is how many data records without data may follow each other, of those
+// that the kernel does not drop without a word.
 const maxEmpty = 64
 
 // how a read is done.
@@ -131,22 +131,29 @@ func (r *Receiver) read(p []byte, wait bool) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	if r.typ == 0 && r.err == nil && r.gate.Load() == nil {
+	for r.typ == 0 {
+		if r.err != nil {
+			return 0, r.err
+		}
+		if r.gate.Load() != nil {
+			if err := r.next(wait); err != nil {
+				return 0, err
+			}
+			break
+		}
 		n, err = r.receive(plain, p, wait)
-		if err == nil {
+		if err == nil && n > 0 {
 			r.note(n)
+			r.empty = 0
 			return n, nil
 		}
 		if err == unix.EIO {
 			err = r.takeTyped(false)
 		}
 		if err != nil {
-			return 0, r.failed(err)
-		}
-	}
-	if r.typ == 0 {
-		if err := r.next(wait); err != nil {
-			return 0, err
+			if err = r.failed(err); err != nil || !wait {
+				return 0, err
+			}
 		}
 	}
 	switch r.typ {
@@ -165,7 +172,7 @@ func (r *Receiver) read(p []byte, wait bool) (n int, err error) {
 // The kernel tells of some failures only once.
 func (r *Receiver) failed(err error) error {
 	switch {
-	case err == unix.EAGAIN:
+	case err == nil || err == unix.EAGAIN:
 		return nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return os.ErrDeadlineExceeded
@@ -195,6 +202,14 @@ func (r *Receiver) receive(h how, p []byte, wait bool) (int, error) {
 	for paused := false; ; paused = true {
 		r.how, r.p, r.wait, r.n, r.got, r.gotErr = h, p, wait, 0, 0, nil
 		err := r.raw.Read(r.try)
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
+			// An error of the socket alone is nothing that package net waits on:
+			// the kernel says what it is.
+			r.wait = false
+			if r.raw.Control(func(fd uintptr) { r.tryReceive(fd) }) == nil && r.gotErr != unix.EAGAIN {
+				err = nil
+			}
+		}
 		r.p = nil
 		switch {
 		case err != nil:
@@ -205,12 +220,39 @@ func (r *Receiver) receive(h how, p []byte, wait bool) (int, error) {
 			}
 		case r.gotErr != nil:
 			return 0, r.gotErr
-		case r.n == 0 && r.got == 0:
-			return 0, r.end()
+		case r.n == 0 && h == typed:
+			return 0, r.nothing()
+		case r.n == 0 && r.got == 0 || r.n == 0 && r.got == record.ApplicationData:
+			// It may be the end, or records without data. Only with its type one
+			// can be told from the other.
+			if err := r.takeTyped(false); err != unix.EAGAIN {
+				return 0, err
+			}
+			return 0, r.withoutData()
 		default:
 			return r.n, nil
 		}
 	}
+}
+
+// nothing is what a read without a byte means that would have brought a type: the
+// end, a control record without content, or data without content.
+func (r *Receiver) nothing() error {
+	switch r.got {
+	case 0:
+		return r.end()
+	case record.ApplicationData:
+		return unix.EAGAIN // there may be more
+	}
+	return nil
+}
+
+// withoutData counts records without data: those that came in a row.
+func (r *Receiver) withoutData() error {
+	if r.empty++; r.empty > maxEmpty {
+		return r.fail(&record.Error{Alert: record.UnexpectedMessage, Reason: "too many records without data"})
+	}
+	return nil
 }
 
 // again gives the kernel the present key once more, at its present number.
@@ -347,30 +389,22 @@ func (r *Receiver) takeRecord(wait bool) error {
 		r.pipe = p
 	}
 	n, err := r.receive(single, nil, wait)
-	switch err {
-	case nil:
-		b := r.lend()[:n]
-		if err := r.pipe.read(b); err != nil {
-			return err
-		}
-		r.typ, r.payload, r.empty = record.ApplicationData, b, 0
-		r.note(n)
-		return nil
-	case unix.EINVAL: // a control record is next, or one of a wrong version
+	switch {
+	case err == unix.EINVAL: // a control record is next, or one of a wrong version
 		if err := r.takeTyped(false); err != unix.EAGAIN {
 			return err
 		}
 		return unix.EINVAL // of which the kernel tells once
-	case io.EOF: // or it was a record without data
-		if err := r.takeTyped(false); err != unix.EAGAIN {
-			return err
-		}
-		if r.empty++; r.empty > maxEmpty {
-			return r.fail(&record.Error{Alert: record.UnexpectedMessage, Reason: "too many records without data"})
-		}
-		return nil
+	case err != nil || n == 0:
+		return err
 	}
-	return err
+	b := r.lend()[:n]
+	if err := r.pipe.read(b); err != nil {
+		return err
+	}
+	r.typ, r.payload, r.empty = record.ApplicationData, b, 0
+	r.note(n)
+	return nil
 }
 
 // takeTyped takes what is next with its type. Data that comes so may be of many
@@ -384,6 +418,7 @@ func (r *Receiver) takeTyped(wait bool) error {
 	r.typ, r.payload = r.got, r.buf[:n]
 	if r.typ == record.ApplicationData {
 		r.note(n)
+		r.empty = 0
 	}
 	return nil
 }
@@ -453,12 +488,18 @@ func (r *Receiver) Await() error {
 	case r.gate.Load() != nil: // which may keep it all
 		return r.next(true)
 	}
-	_, err := r.receive(peeked, r.one[:], true)
-	if err == nil && r.got != record.ApplicationData {
-		err = r.takeTyped(false)
-	}
-	if err != nil {
-		return r.failed(err)
+	for r.typ == 0 {
+		n, err := r.receive(peeked, r.one[:], true)
+		switch {
+		case err != nil || r.typ != 0:
+		case n > 0 && r.got == record.ApplicationData:
+			return nil
+		case r.got != 0 && r.got != record.ApplicationData:
+			err = r.takeTyped(false)
+		}
+		if err = r.failed(err); err != nil {
+			return err
+		}
 	}
 	return nil
 }

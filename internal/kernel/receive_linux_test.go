@@ -122,7 +122,7 @@ func TestEndOfTheStream(t *testing.T) {
 	for left, want := range map[int]error{0: io.EOF, 3: io.ErrUnexpectedEOF} {
 		f, r := newTestReceiver(t)
 		f.left = left
-		f.receives = receives{gives("x"), gives(""), gives("")}
+		f.receives = receives{gives("x"), gives(""), gives(""), gives(""), gives("")} // each time it is asked twice
 		if n, err := r.Read(make([]byte, 10)); n != 1 || err != nil {
 			t.Fatal(n, err)
 		}
@@ -149,6 +149,22 @@ func TestReadDeadline(t *testing.T) {
 	f.expired, f.receives = false, receives{gives("later")}
 	if n, err := r.Read(make([]byte, 10)); n != 5 || err != nil {
 		t.Error(n, err)
+	}
+}
+
+// recv answers 0 for records without data that a control record follows, too.
+func TestNothingIsNotTheEnd(t *testing.T) {
+	f, r := newTestReceiver(t)
+	f.receives = receives{gives(""), fails(unix.EAGAIN), gives(""), typedAs(23, ""), gives(""), typedAs(23, "data"), gives(""), typedAs(22, "ticket")}
+	b := make([]byte, 10)
+	if n, err := r.Read(b); string(b[:n]) != "data" || err != nil {
+		t.Fatalf("%q, %v", b[:n], err)
+	}
+	if n, err := r.Read(b); n != 0 || err != ErrControl {
+		t.Fatal(n, err)
+	}
+	if _, p, _ := r.Control(); string(p) != "ticket" {
+		t.Errorf("%q", p)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -51,6 +52,12 @@ type Sender struct {
 	queued int // payload bytes in queue
 	shared bool
 
+	// For Settled: payload bytes that the kernel took, and where TCP stood and how
+	// many records there were when it got the key.
+	given   uint64
+	before  uint64
+	records uint64
+
 	estimate uint64 // never less than the number of the next record
 	ramp     int    // payload of the next record, 0 when records are full
 	last     int64  // time of the last data, unix nanoseconds
@@ -84,6 +91,7 @@ func NewSender(s *Socket, k record.Keys, maxRecords uint64, from *Stats) (*Sende
 		return nil, err
 	}
 	snd.estimate = k.Seq
+	snd.before, snd.records = snd.handed(), snd.stats.Records.Load()
 	return snd, nil
 }
 
@@ -339,7 +347,16 @@ func (s *Sender) sent(n int) {
 func (s *Sender) send(v []unix.Iovec, oob []byte, wait bool) (n int, err error) {
 	s.vector, s.oob, s.wait, s.took, s.err = v, oob, wait, 0, nil
 	err = s.raw.Write(s.try)
+	if err != nil && !timeout(err) && !errors.Is(err, net.ErrClosed) {
+		// An error of the socket alone is nothing that package net waits on: the
+		// kernel says what it is.
+		s.wait, s.err = false, nil
+		if s.raw.Control(func(fd uintptr) { s.trySend(fd) }) == nil && s.err != nil && s.err != unix.EAGAIN {
+			err = s.err
+		}
+	}
 	s.vector, s.oob = nil, nil
+	s.given += uint64(s.took)
 	if err != nil {
 		return s.took, unwrapped(err)
 	}
@@ -543,6 +560,45 @@ func (s *Sender) putQueue(b []byte) error {
 		b = b[head+n:]
 	}
 	return nil
+}
+
+// Settled reports whether TCP has all the records that the kernel made of what it
+// took: where TCP had no room the kernel keeps some, sealed, and there is no other way
+// to see them. It answers true where it cannot know: others send too, or have sent.
+func (s *Sender) Settled() bool {
+	if s.shared || s.before == 0 {
+		return true
+	}
+	s.Refresh()
+	wire := s.given + (s.stats.Records.Load()-s.records)*overhead(s.keys)
+	have := s.handed()
+	return have == 0 || have-s.before >= wire
+}
+
+// handed is how many bytes were handed to TCP since the connection began. What is
+// acknowledged between the two calls counts in neither.
+func (s *Sender) handed() (n uint64) {
+	s.raw.Control(func(fd uintptr) {
+		acked, err := s.sys.acked(int(fd))
+		if err == nil {
+			var queued int
+			if queued, err = s.sys.queued(int(fd)); err == nil {
+				n = acked + uint64(queued)
+			}
+		}
+	})
+	return n
+}
+
+// overhead is how much longer a record is than its payload.
+func overhead(k record.Keys) uint64 {
+	n := record.HeaderLen + record.TagLen
+	if k.Version == record.TLS13 {
+		n++ // the content type
+	} else if cipherOf(k) != cipherChaCha20 {
+		n += gcmIV
+	}
+	return uint64(n)
 }
 
 // Immediate reports that TryFlush works.

@@ -62,6 +62,7 @@ func (s *Sender) sendFile(file int, limit int64) (n int, ok bool, err error) {
 		err = t.err
 	}
 	n = t.took
+	s.given += uint64(n)
 	s.sent(n)
 	if n < size && n > 0 {
 		s.estimate++

@@ -17,6 +17,8 @@ type calls struct {
 	sendfile   func(fd, file, count int) (n int, err error) // from the file's own offset, which it moves
 	splice     func(from, to, count, flags int) (n int, err error)
 	unread     func(fd int) (n int, err error)     // SIOCINQ: bytes that were not read
+	acked      func(fd int) (n uint64, err error)  // TCP_INFO: bytes that the peer has acknowledged
+	queued     func(fd int) (n int, err error)     // SIOCOUTQ: bytes that it has not
 	remaining  func(file int) (n int64, err error) // bytes of a file behind its offset
 }
 
@@ -59,6 +61,14 @@ var system = &calls{
 		return int(n), err
 	},
 	unread: func(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.SIOCINQ) },
+	acked: func(fd int) (uint64, error) {
+		i, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			return 0, err
+		}
+		return i.Bytes_acked, nil
+	},
+	queued: func(fd int) (int, error) { return unix.IoctlGetInt(fd, unix.SIOCOUTQ) },
 	remaining: func(file int) (int64, error) {
 		var st unix.Stat_t
 		if err := unix.Fstat(file, &st); err != nil {

@@ -76,6 +76,9 @@ type Options struct {
 	// to keep the record layer the handshake fails with ErrPassthrough.
 	RequireSocket bool
 
+	// Kernel is for the directions that the kernel has.
+	Kernel KernelOptions
+
 	// MaxRecords rekeys after so many records under one key instead of the
 	// limit of the cipher (RFC 8446, 5.5), which it never raises. In TLS
 	// 1.2, which cannot rekey, it ends the connection with ErrKeyLimit. Less
@@ -89,6 +92,28 @@ type Options struct {
 	// HandshakeError is told of every connection that a Listener gave up:
 	// its address, and why. It may be called by many goroutines at once.
 	HandshakeError func(peer net.Addr, err error)
+}
+
+// KernelOptions are what only Linux TLS sockets have. The zero value is good.
+type KernelOptions struct {
+	// MaxPayload is how many bytes of application data a record that is sent holds
+	// at most, 64 to 16384, for a peer that asked for it (RFC 8449: its limit, and
+	// in TLS 1.3 one less). 0 is 16384. It needs Linux 6.19: before, keys are
+	// refused with ErrNoKernel, as a limit must not be forgotten.
+	MaxPayload int
+
+	// ExpectNoPad has the kernel open records of TLS 1.3 into the reader's memory,
+	// as if they were never padded and always data (TLS_RX_EXPECT_NO_PAD, Linux
+	// 6.0). A record that is padded, or no data, is opened twice: a peer that is
+	// not trusted makes us work twice as much. Where the kernel does not have it,
+	// it is without effect.
+	ExpectNoPad bool
+
+	// ZeroCopy lets a network device that seals take files from the page cache as
+	// they are (TLS_TX_ZEROCOPY_RO, Linux 5.19). A file that changes before the
+	// peer has acknowledged it goes out in a record that the peer cannot open.
+	// Without such a device it is without effect.
+	ZeroCopy bool
 }
 
 // Info is the state of a connection at one moment.

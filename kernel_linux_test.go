@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/aftls/aftls"
@@ -508,6 +509,58 @@ func TestKernelSendsFiles(t *testing.T) {
 		// Records are full but for the first and the last ones.
 		if i := server.Info().Send; i.Records > uint64(len(want)/record.MaxPlaintext+20) {
 			t.Errorf("%d records for %d bytes", i.Records, len(want))
+		}
+	}
+}
+
+// The limit of a record is kept, or refused where the kernel has none.
+func TestKernelMaxPayload(t *testing.T) {
+	aftlstest.NeedKernel(t)
+	a, b, wire := aftlstest.WirePair(t)
+	ccfg, scfg := configs(t)
+	opt := kernelOnly
+	opt.Kernel = aftls.KernelOptions{MaxPayload: 1000, ExpectNoPad: true, ZeroCopy: true}
+	var wg sync.WaitGroup
+	var server *aftls.Conn
+	wg.Go(func() { server, _ = aftls.Server(context.Background(), b, scfg, kernelOnly) })
+	client, err := aftls.Client(context.Background(), a, ccfg, opt)
+	wg.Wait()
+	if server != nil {
+		defer server.Close()
+	}
+	if errors.Is(err, aftls.ErrNoKernel) && errors.Is(err, syscall.ENOPROTOOPT) {
+		t.Log("not there: TLS_TX_MAX_PAYLOAD_LEN (ENOPROTOOPT)")
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	want := payload(t, 100000)
+	go client.Write(want)
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(server, got); err != nil || !bytes.Equal(got, want) {
+		t.Error(err)
+	}
+	records, _, err := wire.ToServer().Records()
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := 0
+	for _, r := range records {
+		if r[0] == byte(record.ApplicationData) && len(r) == record.HeaderLen+1000+1+record.TagLen {
+			full++
+		}
+	}
+	if full < 90 {
+		t.Errorf("%d of %d records hold 1000 bytes", full, len(records))
+	}
+	for _, bad := range []int{10, 62, 16385} {
+		a, b := tcpPair(t)
+		go tls.Server(b, scfg).Handshake()
+		opt.Kernel.MaxPayload = bad
+		if _, err := aftls.Client(context.Background(), a, ccfg, opt); !errors.Is(err, aftls.ErrNoKernel) {
+			t.Errorf("a limit of %d: %v", bad, err)
 		}
 	}
 }

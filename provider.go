@@ -113,7 +113,7 @@ func (s *Socket) keySend(k record.Keys) error {
 			return nil
 		}
 	}
-	if s.opt.RequireKernel {
+	if s.opt.RequireKernel || s.opt.Kernel.MaxPayload != 0 {
 		return noKernel(why)
 	}
 	s.setWhy(Send, why)

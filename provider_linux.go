@@ -40,6 +40,15 @@ func (s *Socket) sendInKernel(own *soft.Sender, k record.Keys) error {
 	if err != nil {
 		return err
 	}
+	if o := s.opt.Kernel; o.MaxPayload != 0 {
+		if err := snd.SetMaxPayload(o.MaxPayload); err != nil {
+			s.werr = noKernel(err) // the kernel has the key: there is no way back
+			return err
+		}
+	}
+	if s.opt.Kernel.ZeroCopy {
+		snd.ZeroCopy()
+	}
 	s.setSender(kernelSender{snd})
 	s.regate()
 	return nil
@@ -51,6 +60,9 @@ func (s *Socket) receiveInKernel(own *soft.Receiver, k record.Keys) error {
 	r, err := kernel.NewReceiver(s.ulp, k, (*kernel.Stats)(own.Stats()))
 	if err != nil {
 		return err
+	}
+	if s.opt.Kernel.ExpectNoPad {
+		r.ExpectNoPad()
 	}
 	s.setReceiver(kernelReceiver{r})
 	s.regate()

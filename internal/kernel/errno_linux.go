@@ -58,6 +58,20 @@ func keyError(err error, again bool) error {
 	return &Unavailable{reason, os.NewSyscallError("setsockopt", err)}
 }
 
+// optionError is why an option of a keyed direction could not be set.
+func optionError(err error) error {
+	reason := "the kernel did not take the option"
+	switch err {
+	case unix.ENOPROTOOPT:
+		reason = "this kernel does not have the option: it needs a newer one"
+	case unix.EINVAL:
+		reason = "the kernel does not take this value"
+	case unix.EBUSY:
+		reason = "a record is open"
+	}
+	return &Unavailable{reason, os.NewSyscallError("setsockopt", err)}
+}
+
 // readError is what a read that failed with err means. EIO and EKEYEXPIRED are no
 // failures, and never come here.
 func readError(err error) error {

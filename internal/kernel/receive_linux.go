@@ -114,6 +114,10 @@ func (r *Receiver) Rekey() error {
 	return nil
 }
 
+// ExpectNoPad has the kernel open records as if they were not padded
+// (TLS_RX_EXPECT_NO_PAD), where it can.
+func (r *Receiver) ExpectNoPad() { r.setsockopt(unix.SOL_TLS, optNoPad, one) }
+
 // SetGate makes g the gate from the next record on that is taken from the kernel;
 // nil is none. It may be called at any time, by anybody.
 func (r *Receiver) SetGate(g *Gate) { r.gate.Store(g) }

@@ -3,6 +3,7 @@ package kernel
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -58,6 +59,7 @@ type Sender struct {
 	before  uint64
 	records uint64
 
+	payload  int    // of a record, at most
 	estimate uint64 // never less than the number of the next record
 	ramp     int    // payload of the next record, 0 when records are full
 	last     int64  // time of the last data, unix nanoseconds
@@ -110,7 +112,7 @@ func newSender(s *Socket, maxRecords uint64, from *Stats) *Sender {
 	if maxRecords != 0 {
 		maxRecords = max(maxRecords, reserve+1) // with less there is no room for data
 	}
-	snd := &Sender{max: maxRecords, ramp: segment}
+	snd := &Sender{max: maxRecords, ramp: segment, payload: record.MaxPlaintext}
 	snd.init(s, optTX, from)
 	snd.try = snd.trySend
 	return snd
@@ -172,6 +174,34 @@ func (s *Sender) rekey() error {
 // CanRekey reports whether Rekey works: with a secret, on a kernel that can, and
 // while nobody else sends under the same key.
 func (s *Sender) CanRekey() bool { return !s.shared && len(s.keys.Secret) > 0 && CanRekey() }
+
+// SetMaxPayload makes the kernel cut records of at most n bytes of data
+// (TLS_TX_MAX_PAYLOAD_LEN). The error is an [*Unavailable].
+func (s *Sender) SetMaxPayload(n int) error {
+	least := maxMinTLS12
+	if s.keys.Version == record.TLS13 {
+		least = maxMinTLS13
+	}
+	if n < least || n > record.MaxPlaintext {
+		return &Unavailable{Reason: fmt.Sprintf("a record holds %d to %d bytes at most, not %d", least, record.MaxPlaintext, n)}
+	}
+	var b [2]byte
+	binary.NativeEndian.PutUint16(b[:], uint16(n))
+	if err := s.setsockopt(unix.SOL_TLS, optMaxPayload, b[:]); err != nil {
+		return optionError(err)
+	}
+	s.payload = n
+	return nil
+}
+
+// ZeroCopy asks a device that seals not to copy files (TLS_TX_ZEROCOPY_RO).
+func (s *Sender) ZeroCopy() { s.setsockopt(unix.SOL_TLS, optZeroCopy, one) }
+
+// one is the value of an option that is on.
+var one = binary.NativeEndian.AppendUint32(nil, 1)
+
+// recordsOf is how many records n bytes of data become, at most.
+func (s *Sender) recordsOf(n int) uint64 { return uint64((n + s.payload - 1) / s.payload) }
 
 // Limits returns the maxRecords that the sender was made with; the kernel does not
 // pad.
@@ -262,8 +292,8 @@ func (s *Sender) plan(want int) (size int, err error) {
 	if left == 0 {
 		return 0, record.ErrKeyLimit
 	}
-	if left < uint64(want/record.MaxPlaintext+1) {
-		want = min(want, int(left)*record.MaxPlaintext)
+	if left < s.recordsOf(want) {
+		want = int(left) * s.payload
 	}
 	if want <= segment {
 		return want, nil // one record whatever the layout
@@ -338,7 +368,7 @@ func iovec(b []byte) (v unix.Iovec) {
 func (s *Sender) sent(n int) {
 	if n > 0 {
 		s.stats.Bytes.Add(uint64(n))
-		s.estimate += uint64((n + record.MaxPlaintext - 1) / record.MaxPlaintext)
+		s.estimate += s.recordsOf(n)
 	}
 }
 
@@ -425,7 +455,7 @@ func (s *Sender) commit(typ record.ContentType, b []byte, wait bool) (err error)
 	if typ == record.ApplicationData {
 		s.stats.Bytes.Add(uint64(len(b)))
 	}
-	s.estimate += uint64((len(b) + record.MaxPlaintext - 1) / record.MaxPlaintext)
+	s.estimate += s.recordsOf(len(b))
 	if len(s.queue) == 0 {
 		var n int
 		n, err = s.sendRecord(typ, b, wait)

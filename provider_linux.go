@@ -1,8 +1,6 @@
 package aftls
 
 import (
-	"os"
-
 	"github.com/aftls/aftls/internal/kernel"
 	"github.com/aftls/aftls/internal/soft"
 	"github.com/aftls/aftls/record"
@@ -92,12 +90,19 @@ func (s *Socket) resumeInKernel(st *State, opt Options) error {
 // refresher is a half whose numbers the kernel counts.
 type refresher interface{ Refresh() }
 
-// sendFile has the kernel send a file, if it has this side.
-func (s *Socket) sendFile(f *os.File, limit int64) (n int64, ok bool, err error) {
-	if k, is := s.send.(kernelSender); is && f != nil {
-		return k.SendFile(f, limit)
+// sendFile has the kernel send up to limit bytes of a source that is a file, if it
+// has this side. sent is false where the source has to be read. wmu is held.
+func (s *Socket) sendFile(from *soft.Source, limit int64) (n int64, sent bool, err error) {
+	k, is := s.send.(kernelSender)
+	f := from.File()
+	if !is || f == nil {
+		return 0, false, nil
 	}
-	return 0, false, nil
+	if err := s.prepare(); err != nil {
+		return 0, false, err
+	}
+	n, sent, err = k.SendFile(f, limit)
+	return n, sent, s.outcome(err)
 }
 
 func isKernel(half any) bool {

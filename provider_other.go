@@ -4,7 +4,6 @@ package aftls
 
 import (
 	"errors"
-	"os"
 
 	"github.com/aftls/aftls/internal/soft"
 	"github.com/aftls/aftls/record"
@@ -16,7 +15,7 @@ func (s *Socket) receiveInKernel(*soft.Receiver, record.Keys) error { return err
 
 func (s *Socket) resumeInKernel(*State, Options) error { return errors.ErrUnsupported }
 
-func (s *Socket) sendFile(*os.File, int64) (int64, bool, error) { return 0, false, nil }
+func (s *Socket) sendFile(*soft.Source, int64) (int64, bool, error) { return 0, false, nil }
 
 type refresher interface{ Refresh() }
 

@@ -262,6 +262,9 @@ func (s *Socket) readFailed(err error) error {
 		return s.rerr
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if dead := s.dead.Load(); dead != nil { // and the reader was woken for it
+			return *dead
+		}
 		return os.ErrDeadlineExceeded
 	}
 	if errors.Is(err, net.ErrClosed) {

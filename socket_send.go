@@ -113,8 +113,15 @@ func (s *Socket) writeFailed(err error) error {
 		if err, ok := s.killed(err); ok {
 			return err
 		}
-		if e, ok := errors.AsType[*record.Error](err); ok { // the kernel tells whom it sees first
-			return s.refuse(e)
+		if e, ok := errors.AsType[*record.Error](err); ok {
+			// The kernel tells of what it received whom it sees first, and once.
+			err := s.refuse(e)
+			s.dmu.Lock()
+			if s.life.Load() == alive {
+				s.carrier.SetReadDeadline(time.Unix(1, 0))
+			}
+			s.dmu.Unlock()
+			return err
 		}
 		s.werr = &CarrierError{err}
 	}
@@ -254,18 +261,14 @@ func (s *Socket) readFromTurn(from *soft.Source, left int64) (n int64, err error
 		}
 	}()
 	for n < min(left, turn) {
-		if err := s.plan(from, left-n); err != nil {
-			return n, opError("write", s.carrier, err)
-		}
-		if m, ok, err := s.sendFile(from.File(), min(left, turn)-n); ok {
-			n += m
-			if err = s.outcome(err); err == nil {
-				err = s.prepare()
-			}
-			if err != nil {
+		if m, sent, err := s.sendFile(from, min(left, turn)-n); sent || err != nil {
+			if n += m; err != nil {
 				return n, opError("write", s.carrier, err)
 			}
 			continue
+		}
+		if err := s.plan(from, left-n); err != nil {
+			return n, opError("write", s.carrier, err)
 		}
 		var m int
 		if !from.Waits() {

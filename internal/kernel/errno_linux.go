@@ -86,11 +86,11 @@ func readError(err error) error {
 	return os.NewSyscallError("read", err)
 }
 
-// writeError is what a write that failed with err means. After a record that it
-// could not open the kernel refuses to send too (EBADMSG): the reader has said
-// why, or will.
+// writeError is what a write that failed with err means. A record that the kernel
+// refused is the socket's error, which it tells whoever comes first; after one that it
+// could not open it refuses to send, too.
 func writeError(call string, err error) error {
-	if err == unix.EBADMSG {
+	if call == "sendmsg" && (err == unix.EBADMSG || err == unix.EMSGSIZE || err == unix.EINVAL) {
 		return readError(err)
 	}
 	return os.NewSyscallError(call, err)

@@ -233,6 +233,11 @@ func (s *Sender) Left() uint64 {
 	if s.max != 0 && s.max < limit {
 		limit = s.max
 	}
+	for i := len(s.queue); i > 0; i-- {
+		if s.queue[i-1].next { // what comes now is under the next key
+			return limit - reserve - uint64(len(s.queue)-i)
+		}
+	}
 	if s.shared || limit <= near || s.estimate >= limit-near {
 		s.Refresh()
 		s.estimate = s.stats.Seq.Load() + uint64(len(s.queue))

@@ -407,7 +407,7 @@ func TestKernelShare(t *testing.T) {
 	say(t, server, "between")
 	wantLine(t, client, "before")
 	for i := range 100 {
-		wantLine(t, client, fmt.Sprintf("line %d of the child", i))
+		wantLine(t, client, fmt.Sprintf("line %d of the child\n", i))
 	}
 	wantLine(t, client, "between")
 	if after := server.Info().Send; after.Seq != before.Seq+101 || after.Records != before.Records+101 {
@@ -423,7 +423,7 @@ func TestKernelShare(t *testing.T) {
 	if _, err := f.Write([]byte("the last word\n")); err != nil {
 		t.Error(err)
 	}
-	wantLine(t, client, "the last word")
+	wantLine(t, client, "the last word\n")
 	f.Close()
 	if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("nobody ended the stream: %v", err)

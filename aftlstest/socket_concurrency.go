@@ -166,7 +166,7 @@ func silentSource(t *testing.T, x subject) {
 		mustWrite(t, w, []byte("at last"))
 		p.want(record.ApplicationData, []byte("at last")) // though the source goes on
 	}
-	if x.conn && x.is13() {
+	if x.conn && x.is13() && x.canRekey() {
 		b := make([]byte, 10)
 		read := startRead(t, e, b)
 		p.keyUpdate(1)

@@ -344,7 +344,9 @@ func (s *Socket) closeWrite() error {
 		return s.writeFailed(err)
 	}
 	if ok {
-		s.settle()
+		if err := s.settle(time.Time{}); err != nil {
+			return s.writeFailed(err)
+		}
 		if err := half.CloseWrite(); err != nil {
 			return s.writeFailed(err)
 		}
@@ -352,18 +354,28 @@ func (s *Socket) closeWrite() error {
 	return nil
 }
 
-// settle waits until TCP has all that the kernel took from us, for at most as long as
-// Close may take. Records that the kernel has sealed and TCP had no room for would be
-// lost behind a FIN.
-func (s *Socket) settle() {
+// settle waits until TCP has all that the kernel took from us: records that the kernel
+// has sealed and TCP had no room for would be lost behind a FIN. It waits until end, or
+// without one until the deadline for writing.
+func (s *Socket) settle(end time.Time) error {
 	k, ok := s.send.(interface{ Settled() bool })
 	if !ok {
-		return
+		return nil
 	}
-	step := time.Millisecond
-	for end := time.Now().Add(closeTimeout); !k.Settled() && time.Now().Before(end); step = min(2*step, maxSettle) {
+	for step := time.Millisecond; !k.Settled(); step = min(2*step, maxSettle) {
+		switch {
+		case !end.IsZero():
+			if time.Now().After(end) {
+				return nil
+			}
+		case s.life.Load() != alive:
+			return net.ErrClosed
+		case s.send.Expired():
+			return os.ErrDeadlineExceeded
+		}
 		time.Sleep(step) // the kernel has no event for this
 	}
+	return nil
 }
 
 // maxSettle is the longest step of settle.
@@ -395,7 +407,7 @@ func (s *Socket) farewell(last func()) {
 	if s.shared.Load() {
 		return // the stream is not ours to end
 	}
-	s.settle()
+	s.settle(time.Now().Add(closeTimeout))
 	// Closing a socket in which something is unread resets it, and drops what
 	// still waits for the FIN: so that goes first.
 	if half, ok := s.carrier.(interface{ CloseWrite() error }); ok {

@@ -222,10 +222,14 @@ func closeInterruptsCloseWrite(t *testing.T, x subject) {
 	shut := startErr(t, e.(*aftls.Conn).CloseWrite)
 	shut.onNetwork()
 	must(t, e.Close())
-	_, err := shut.result()
-	wantErr(t, "CloseWrite", err, net.ErrClosed)
+	_, shutErr := shut.result()
+	// The kernel may have found room for the rest meanwhile.
+	took := x.provider == aftls.Kernel
+	if shutErr != nil || !took {
+		wantErr(t, "CloseWrite", shutErr, net.ErrClosed)
+	}
 	data, notify, err := p.drain()
-	if notify || !bytes.HasPrefix(want, data) || err != nil && !isEnd(err) {
+	if notify && (!took || len(data) < len(want)) || !bytes.HasPrefix(want, data) || err != nil && !isEnd(err) {
 		t.Errorf("%d bytes, close_notify %v, %v", len(data), notify, err)
 	}
 }

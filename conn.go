@@ -360,7 +360,8 @@ func (c *Conn) Close() error {
 	return opError("close", c.s.carrier, err)
 }
 
-// NetConn returns the carrier. Reading or writing it breaks the connection.
+// NetConn returns the carrier. Reading or writing it breaks the connection; where the
+// kernel has a direction what is written there is sealed as data.
 func (c *Conn) NetConn() net.Conn {
 	if c.pass != nil {
 		return c.pass.carrier

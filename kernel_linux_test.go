@@ -20,6 +20,7 @@ import (
 	"github.com/aftls/aftls"
 	"github.com/aftls/aftls/aftlstest"
 	"github.com/aftls/aftls/record"
+	"golang.org/x/net/nettest"
 )
 
 // The tests of the kernel provider beyond the contract. Each begins with NeedKernel.
@@ -601,5 +602,105 @@ func TestKernelFilterSeesRecords(t *testing.T) {
 		if typ, n, err := server.ReadRecord(b); typ != record.ApplicationData || string(b[:n]) != want || err != nil {
 			t.Errorf("%v %q %v, want %q", typ, b[:n], err, want)
 		}
+	}
+}
+
+func TestKernelNettest(t *testing.T) {
+	aftlstest.NeedKernel(t)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		t.Run(tls.VersionName(version), func(t *testing.T) {
+			nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+				client, server := kernelPair(t, version)
+				return client, server, func() { client.Close(); server.Close() }, nil
+			})
+		})
+	}
+}
+
+// No nonce goes over the wire twice, whatever is moved while data is sent. In TLS 1.2
+// with AES-GCM it stands in every record.
+func TestKernelNonces(t *testing.T) {
+	aftlstest.NeedKernel(t)
+	a, b, wire := aftlstest.WirePair(t)
+	ccfg, scfg := configs(t)
+	ccfg.MaxVersion = tls.VersionTLS12
+	ccfg.CipherSuites = []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}
+	client, server := handshakePair(t, a, b, ccfg, scfg, aftls.Options{Provider: aftls.Soft})
+	want := payload(t, 2<<20)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(server, got); err != nil || !bytes.Equal(got, want) {
+			t.Error("other data came than were sent:", err)
+		}
+	})
+	sent := 0
+	for i := 0; sent < len(want); i++ {
+		done := make(chan int)
+		go func(c *aftls.Conn) { n, _ := c.Write(want[sent:min(len(want), sent+300000)]); done <- n }(client)
+		switch {
+		case i == 2:
+			if err := client.MoveToKernel(); err != nil {
+				t.Error(err)
+			}
+			sent += <-done
+		default: // while it is written
+			st, err := client.Detach()
+			sent += <-done
+			if err == nil {
+				client, err = aftls.Resume(a, st, aftls.Options{})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	wg.Wait()
+	wantProviders(t, client, aftls.Kernel, client.Info().Receive.Provider)
+	client.Close()
+	records, _, err := wire.ToServer().Records()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, r := range records {
+		if r[0] != byte(record.ApplicationData) && r[0] != byte(record.AlertRecord) {
+			continue
+		}
+		nonce := string(r[record.HeaderLen:][:8])
+		if seen[nonce] {
+			t.Errorf("the nonce %x was used twice", nonce)
+		}
+		seen[nonce] = true
+	}
+	if len(seen) < len(want)/record.MaxPlaintext {
+		t.Errorf("%d records", len(seen))
+	}
+}
+
+// A state whose keys are in the kernel is resumed on the socket that has them, or not
+// at all.
+func TestKernelResumeElsewhere(t *testing.T) {
+	aftlstest.NeedKernel(t)
+	client, server := kernelPair(t, tls.VersionTLS13)
+	st, err := client.Detach()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, _ := tcpPair(t)
+	if _, err := aftls.Resume(other, st, aftls.Options{}); !errors.Is(err, aftls.ErrNoKernel) {
+		t.Errorf("on a socket without keys: %v", err)
+	}
+	if _, err := other.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the carrier of a Resume that failed: %v", err)
+	}
+	if st, err = server.Detach(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.NetConn().Write([]byte("a record that the state does not know")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := aftls.Resume(server.NetConn(), st, aftls.Options{}); !errors.Is(err, aftls.ErrNoKernel) {
+		t.Errorf("on a socket that has gone on: %v", err)
 	}
 }

@@ -105,6 +105,84 @@ func (s *Socket) sendFile(from *soft.Source, limit int64) (n int64, sent bool, e
 	return n, sent, s.outcome(err)
 }
 
+// spliceTurn has the kernel move what a pipe or socket has, up to limit bytes, as one
+// turn of ReadFrom. ok is false where the source has to be read. It begins and ends
+// without wmu: nobody waits with it for a source that may be silent for ever.
+func (s *Socket) spliceTurn(from *soft.Source, x **kernel.Splice, limit int64) (n int64, ok bool, err error) {
+	src := from.Stream()
+	if src == nil || s.noSplice(x) {
+		return 0, false, nil
+	}
+	for n < limit {
+		var size int
+		if err := s.locked(func(k kernelSender) error {
+			var err error
+			for {
+				if err = s.prepare(); err != nil {
+					return err
+				}
+				if size, err = k.Sender.Plan(int(min(limit-n, spliceMax))); err == nil {
+					return nil
+				}
+				if err = s.outcome(err); err != nil {
+					return err
+				}
+			}
+		}); err != nil {
+			return n, true, opError("write", s.carrier, err)
+		}
+		m, err := (*x).Fill(src, size)
+		if err == kernel.ErrNoSplice {
+			return n, n > 0, nil
+		}
+		if err != nil {
+			return n, true, err
+		}
+		var sent int
+		err = s.locked(func(k kernelSender) error {
+			if err := s.prepareFor(uint64(m/record.MaxPlaintext + 1)); err != nil {
+				return err
+			}
+			var err error
+			if sent, err = k.CommitSplice(*x, m); err != nil {
+				return s.writeFailed(err)
+			}
+			return nil
+		})
+		if n += int64(sent); err != nil {
+			return n, true, opError("write", s.carrier, err)
+		}
+	}
+	return n, true, nil
+}
+
+// spliceMax is how many bytes one splice takes from its source: what a pipe holds.
+const spliceMax = 64 << 10
+
+// noSplice makes the pipe of a ReadFrom, and reports whether there is none.
+func (s *Socket) noSplice(x **kernel.Splice) bool {
+	if *x == nil {
+		s.locked(func(k kernelSender) error {
+			*x = kernel.NewSplice(k.Sender)
+			return nil
+		})
+	}
+	return *x == nil
+}
+
+// locked calls f under wmu if the kernel has the sending side.
+func (s *Socket) locked(f func(kernelSender) error) error {
+	if err := s.lockWrite(); err != nil {
+		return err
+	}
+	defer s.unlockWrite()
+	k, ok := s.send.(kernelSender)
+	if !ok {
+		return nil
+	}
+	return f(k)
+}
+
 func isKernel(half any) bool {
 	_, ok := half.(refresher)
 	return ok

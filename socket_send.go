@@ -239,10 +239,18 @@ func (s *Socket) ReadFrom(src io.Reader) (n int64, err error) {
 	}
 	from := soft.NewSource(src)
 	defer from.Drop()
-	for left > 0 && err == nil {
+	var pipe *kernel.Splice
+	for spliced := true; left > 0 && err == nil; {
 		var m int64
-		m, err = s.readFromTurn(from, left)
+		if spliced {
+			m, spliced, err = s.spliceTurn(from, &pipe, min(left, turn))
+		} else {
+			m, err = s.readFromTurn(from, left)
+		}
 		n, left = n+m, left-m
+	}
+	if pipe != nil {
+		pipe.Close()
 	}
 	if limited {
 		lr.N = left

@@ -12,5 +12,11 @@ func Attach(c net.Conn, ask bool) (*Socket, error) {
 	return nil, &Unavailable{Reason: "only Linux has TLS sockets that this package knows"}
 }
 
+// Splice is for Linux only.
+type Splice struct{}
+
+// Close does nothing.
+func (*Splice) Close() {}
+
 // CanRekey reports false.
 func CanRekey() bool { return false }

@@ -18,6 +18,8 @@ const ulpName = "tls"
 // for every connection costs a call that may look for a module each time.
 var absent atomic.Bool
 
+var errAbsent = attachError(unix.ENOENT)
+
 // Socket is a TCP connection with the upper layer protocol "tls". Until a
 // direction has a key its bytes pass as they are.
 type Socket struct {
@@ -50,7 +52,7 @@ func Attach(c net.Conn, ask bool) (*Socket, error) {
 		return nil, &Unavailable{Reason: "the carrier is not a *net.TCPConn: the kernel has TLS on TCP sockets only"}
 	}
 	if absent.Load() && !ask {
-		return nil, attachError(unix.ENOENT)
+		return nil, errAbsent
 	}
 	s, err := attach(raw, system)
 	if err == nil {

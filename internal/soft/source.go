@@ -121,6 +121,14 @@ func (s *Source) PlanPlain(size int) {
 // Plain is the first n bytes of what Read brought. It is valid until Drop.
 func (s *Source) Plain(n int) []byte { return s.b[:n] }
 
+// Stream is the pipe or socket that is read, or nil.
+func (s *Source) Stream() syscall.RawConn {
+	if s.regular {
+		return nil
+	}
+	return s.raw
+}
+
 // File is the regular file that is read, or nil.
 func (s *Source) File() *os.File {
 	if !s.regular {

@@ -8,8 +8,10 @@
 //	cryptoinfo_linux.go     keys as the kernel has them
 //	syscall_linux.go        the system calls, and nothing else
 //	socket_linux.go         a connection with the upper layer protocol, its keys and numbers
-//	send_linux.go           a Sender: sendmsg(2), and what is committed and not taken yet
-//	sendfile_linux.go       files and pipes into records, without a copy in our process
+//	send_linux.go           a Sender: sendmsg(2)
+//	queue_linux.go          what is committed and was not taken yet, and what TCP was not given
+//	sendfile_linux.go       files into records, without a copy in our process
+//	splice_linux.go         pipes and sockets into records, the same
 //	receive_linux.go        a Receiver: recv(2), recvmsg(2) for control records
 //	probe_linux.go          what this kernel can, found by trying
 //

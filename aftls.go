@@ -37,11 +37,12 @@ type Provider uint8
 const (
 	Auto        Provider = iota // the best that works here
 	Soft                        // this package's own engine, in this process
+	Kernel                      // a Linux TLS socket
 	Passthrough                 // crypto/tls; never asked for, see [ErrPassthrough]
 )
 
 func (p Provider) String() string {
-	return [...]string{"auto", "soft", "passthrough"}[p]
+	return [...]string{"auto", "soft", "kernel", "passthrough"}[p]
 }
 
 // Direction is one of the two directions of a connection; each has keys of its
@@ -59,12 +60,24 @@ func (d Direction) String() string { return [...]string{"send", "receive"}[d] }
 // Options are what a connection can be told beyond its tls.Config. The zero
 // value is good.
 type Options struct {
-	// Provider asks for one provider instead of the best.
+	// Provider asks for one provider instead of the best. Each direction has its
+	// own, and Info says which and why. Auto sends in the kernel where that has
+	// TLS sockets and the suite, and receives in the kernel where that can follow
+	// a KeyUpdate too: without, which is before Linux 6.14, a KeyUpdate of the
+	// peer ends the connection. Kernel receives there all the same. What the
+	// kernel cannot have is in soft.
 	Provider Provider
+
+	// RequireKernel makes it an error, [ErrNoKernel], when sending is not in the
+	// kernel, and with Provider Kernel when receiving is not.
+	RequireKernel bool
 
 	// RequireSocket makes passthrough an error: where crypto/tls would have
 	// to keep the record layer the handshake fails with ErrPassthrough.
 	RequireSocket bool
+
+	// Kernel is for the directions that the kernel has.
+	Kernel KernelOptions
 
 	// MaxRecords rekeys after so many records under one key instead of the
 	// limit of the cipher (RFC 8446, 5.5), which it never raises. In TLS
@@ -79,6 +92,28 @@ type Options struct {
 	// HandshakeError is told of every connection that a Listener gave up:
 	// its address, and why. It may be called by many goroutines at once.
 	HandshakeError func(peer net.Addr, err error)
+}
+
+// KernelOptions are what only Linux TLS sockets have. The zero value is good.
+type KernelOptions struct {
+	// MaxPayload is how many bytes of application data a record that is sent holds
+	// at most, 64 to 16384, for a peer that asked for it (RFC 8449: its limit, and
+	// in TLS 1.3 one less). 0 is 16384. It needs Linux 6.19: before, keys are
+	// refused with ErrNoKernel, as a limit must not be forgotten.
+	MaxPayload int
+
+	// ExpectNoPad has the kernel open records of TLS 1.3 into the reader's memory,
+	// as if they were never padded and always data (TLS_RX_EXPECT_NO_PAD, Linux
+	// 6.0). A record that is padded, or no data, is opened twice: a peer that is
+	// not trusted makes us work twice as much. Where the kernel does not have it,
+	// it is without effect.
+	ExpectNoPad bool
+
+	// ZeroCopy lets a network device that seals take files from the page cache as
+	// they are (TLS_TX_ZEROCOPY_RO, Linux 5.19). A file that changes before the
+	// peer has acknowledged it goes out in a record that the peer cannot open.
+	// Without such a device it is without effect.
+	ZeroCopy bool
 }
 
 // Info is the state of a connection at one moment.

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/aftls/aftls/internal/kernel"
 	"github.com/aftls/aftls/internal/soft"
 	"github.com/aftls/aftls/record"
 )
@@ -20,6 +21,9 @@ type attempt struct {
 	given atomic.Pointer[error]
 	head  [record.HeaderLen]byte
 	first []byte // of head: read by hello, and not by the handshake
+
+	ulp *kernel.Socket // nil: not for the kernel, and why
+	why error
 }
 
 // waiting is since when the peer has to answer, or 0.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/aftls/aftls/internal/handover"
+	"github.com/aftls/aftls/internal/kernel"
 	"github.com/aftls/aftls/record"
 )
 
@@ -62,21 +63,23 @@ var (
 // no longer the caller's: after an error it is closed. ctx covers the handshake
 // only.
 func Client(ctx context.Context, carrier net.Conn, config *tls.Config, opt Options) (*Conn, error) {
+	ulp, why := attachKernel(carrier, opt)
 	r, err := handover.Client(ctx, carrier, config)
-	return newConn(carrier, r, err, opt, true)
+	return newConn(carrier, ulp, why, r, err, opt, true)
 }
 
 // Server is Client for the other side. Session tickets follow the keys of
 // config, automatic or set, as if the connection ran on config itself.
 func Server(ctx context.Context, carrier net.Conn, config *tls.Config, opt Options) (*Conn, error) {
+	ulp, why := attachKernel(carrier, opt)
 	r, err := handover.Server(ctx, carrier, carrier, config)
-	return newConn(carrier, r, err, opt, false)
+	return newConn(carrier, ulp, why, r, err, opt, false)
 }
 
-func newConn(carrier net.Conn, r handover.Result, err error, opt Options, client bool) (*Conn, error) {
+func newConn(carrier net.Conn, ulp *kernel.Socket, noULP error, r handover.Result, err error, opt Options, client bool) (*Conn, error) {
 	if err == nil && r.Passthrough != nil {
 		pass := &passthrough{Passthrough: r.Passthrough, carrier: carrier}
-		if !opt.RequireSocket {
+		if !opt.RequireSocket && !opt.RequireKernel {
 			return &Conn{pass: pass, client: client, state: r.State}, nil
 		}
 		pass.Close()
@@ -86,8 +89,9 @@ func newConn(carrier net.Conn, r handover.Result, err error, opt Options, client
 	if err == nil {
 		c = &Conn{s: newSocket(carrier, opt, nil, r.Unread, nil), client: client, state: r.State, tickets: r.Tickets}
 		c.s.duties = c.duties
-		if err = c.s.recv.SetKeys(r.In); err == nil {
-			err = c.s.send.SetKeys(r.Out)
+		c.s.ulp, c.s.noULP = ulp, noULP
+		if err = c.s.keyReceive(r.In); err == nil {
+			err = c.s.keySend(r.Out)
 		}
 		r.In.Wipe()
 		r.Out.Wipe()
@@ -113,8 +117,9 @@ func NewConn(s *Socket, client bool, seen func(typ record.ContentType, payload [
 	if err := s.check(); err != nil {
 		return nil, opError("new", s.carrier, err)
 	}
-	version, suite := s.send.Stats().Version.Load(), s.send.Stats().Suite.Load()
-	if version == 0 || s.recv.Stats().Version.Load() == 0 {
+	send, recv := s.halves()
+	version, suite := send.Stats().Version.Load(), send.Stats().Suite.Load()
+	if version == 0 || recv.Stats().Version.Load() == 0 {
 		return nil, opError("new", s.carrier, ErrNoKeys)
 	}
 	c := &Conn{s: s, client: client, foreign: true, seen: seen}
@@ -347,12 +352,16 @@ func (c *Conn) Close() error {
 		return c.pass.Close()
 	}
 	err := c.s.close(func() {
+		if c.s.shared.Load() {
+			return
+		}
 		c.s.send.Seal(record.AlertRecord, []byte{record.LevelWarning, byte(record.CloseNotify)})
 	})
 	return opError("close", c.s.carrier, err)
 }
 
-// NetConn returns the carrier. Reading or writing it breaks the connection.
+// NetConn returns the carrier. Reading or writing it breaks the connection; where the
+// kernel has a direction what is written there is sealed as data.
 func (c *Conn) NetConn() net.Conn {
 	if c.pass != nil {
 		return c.pass.carrier

@@ -9,7 +9,12 @@ import (
 
 // Every provider keeps the contract, by name.
 func TestContract(t *testing.T) {
-	for _, p := range []aftls.Provider{aftls.Soft} {
-		t.Run(p.String(), func(t *testing.T) { aftlstest.TestSocket(t, p) })
+	for _, p := range []aftls.Provider{aftls.Soft, aftls.Kernel} {
+		t.Run(p.String(), func(t *testing.T) {
+			if p == aftls.Kernel {
+				aftlstest.NeedKernel(t)
+			}
+			aftlstest.TestSocket(t, p)
+		})
 	}
 }

@@ -229,6 +229,12 @@ func (c *Conn) duties(records uint64) error {
 			return err
 		}
 	}
+	if s.shared.Load() { // new keys would be the end of who sends there too
+		if s.send.Left() < records {
+			return ErrKeyLimit
+		}
+		return nil
+	}
 	if c.flag(answer|ask) || s.send.Left() < records {
 		err := c.rekey(c.clearFlag(ask))
 		if err == ErrNoRekey {

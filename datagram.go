@@ -161,7 +161,7 @@ type DatagramInfo struct {
 // writers.
 func (c *DatagramConn) Info() DatagramInfo {
 	i := DatagramInfo{
-		Info: Info{Send: directionInfo(c.send.Stats()), Receive: directionInfo(c.recv.Stats()), Resumed: c.state.DidResume},
+		Info: Info{Send: directionInfo(c.send.Stats(), noDatagrams), Receive: directionInfo(c.recv.Stats(), noDatagrams), Resumed: c.state.DidResume},
 		Lost: c.lost.Load(), Ignored: c.ignored.Load(), Replayed: c.recv.Drops(record.DropReplay),
 		CID: c.cid, PeerCID: c.peerCID, SRTPProfile: c.srtp, PSKIdentity: c.identity,
 	}
@@ -277,3 +277,6 @@ func (c *DatagramConn) release() {
 	c.queue.Drop()
 	c.recv.Wipe()
 }
+
+// noDatagrams is why no datagram association is in the kernel.
+const noDatagrams = "no kernel has DTLS sockets"

@@ -36,8 +36,24 @@ var (
 	// records as it may and there is no secret to derive the next one from.
 	ErrKeyLimit = errors.New("aftls: the key has reached its limit and cannot be replaced: open a new connection")
 
-	// ErrNoRekey is returned by Rekey in TLS 1.2, and without a secret.
-	ErrNoRekey = errors.New("aftls: this connection cannot rekey: that needs TLS 1.3 and a traffic secret")
+	// ErrNoRekey is returned by Rekey in TLS 1.2, without a secret, and where
+	// the kernel has the sending side and takes no second key. It ends a
+	// connection whose peer rekeys while such a kernel has the receiving side.
+	ErrNoRekey = errors.New("aftls: this connection cannot rekey: that needs TLS 1.3, a traffic secret, and in the kernel Linux 6.14 and no other process that sends")
+
+	// ErrNoKernel is returned with Options.RequireKernel for what the kernel
+	// cannot have, and by MoveToKernel. The error says why, and what to do.
+	ErrNoKernel = errors.New("aftls: the kernel does not have the records of this connection")
+
+	// ErrInKernel is returned for what only the soft provider can do.
+	ErrInKernel = errors.New("aftls: the kernel has the records of this direction: use Options.Provider Soft for this")
+
+	// ErrShared is returned by Detach after ShareKernelFile.
+	ErrShared = errors.New("aftls: another process sends on this connection too: it cannot be moved")
+
+	// ErrEmptyRecord is returned by WriteRecord for a control record without
+	// content where the kernel has the sending side: it sends none.
+	ErrEmptyRecord = errors.New("aftls: the kernel sends no record without content")
 
 	// ErrShutdown is returned for writes after CloseWrite.
 	ErrShutdown = errors.New("aftls: write after CloseWrite")

@@ -126,10 +126,10 @@ func (s *Socket) setGate(h *hooks, d Direction) {
 		}
 		gate = &g
 	}
-	if d == Send {
-		s.send.SetGate(gate)
+	if send, recv := s.halves(); d == Send {
+		send.SetGate(gate)
 	} else {
-		s.recv.SetGate(gate)
+		recv.SetGate(gate)
 	}
 }
 
@@ -213,6 +213,19 @@ func (s *Socket) moveHooks(h *hooks) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s.hooks.Store(h)
+	s.setGate(h, Send)
+	s.setGate(h, Receive)
+}
+
+// regate puts the hooks, if there are any, into the way of the records of a new
+// provider.
+func (s *Socket) regate() {
+	h := s.hooks.Load()
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	s.setGate(h, Send)
 	s.setGate(h, Receive)
 }

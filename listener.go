@@ -71,8 +71,15 @@ type wait struct {
 
 // Listen listens on a TCP address or Unix socket, with config for every
 // connection. config must not be changed but through its methods.
+//
+// Its TCP connections are no Multipath TCP ones, which have no TLS in the kernel,
+// unless opt asks for soft.
 func Listen(network, addr string, config *tls.Config, opt Options) (*Listener, error) {
-	inner, err := net.Listen(network, addr)
+	var lc net.ListenConfig
+	if opt.Provider != Soft {
+		lc.SetMultipathTCP(false)
+	}
+	inner, err := lc.Listen(context.Background(), network, addr)
 	if err != nil {
 		return nil, err
 	}
@@ -357,6 +364,7 @@ func (l *Listener) await(a *attempt) error {
 	default:
 	}
 	a.Conn.SetDeadline(time.Now().Add(l.timeout))
+	a.ulp, a.why = attachKernel(a.Conn, l.opt)
 	return a.hello()
 }
 
@@ -370,7 +378,7 @@ func (l *Listener) handshake(a *attempt, err error) {
 	if e, ok := errors.AsType[tls.RecordHeaderError](err); ok && e.Conn != nil {
 		l.answerPlaintext(a, e.RecordHeader)
 	}
-	c, err := newConn(a.Conn, r, err, l.opt, false)
+	c, err := newConn(a.Conn, a.ulp, a.why, r, err, l.opt, false)
 	if err == nil {
 		err = a.Conn.SetDeadline(time.Time{})
 	}

@@ -36,7 +36,11 @@ func TestNettest(t *testing.T) {
 				clientFirst := false
 				nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
 					a, b := carrier(t)
-					client, server := handshakePair(t, a, b, ccfg, scfg, aftls.Options{})
+					opt := aftls.Options{Provider: k.provider}
+					if k.provider == aftls.Passthrough {
+						opt.Provider = aftls.Auto
+					}
+					client, server := handshakePair(t, a, b, ccfg, scfg, opt)
 					if got := client.Info().Send.Provider; got != k.provider {
 						t.Fatalf("provider %v, want %v", got, k.provider)
 					}

@@ -27,7 +27,8 @@ func (c *Conn) PlaintextFile() (*os.File, error) {
 	}
 	if c.pass == nil {
 		carrier, opt := c.s.carrier, Options{}
-		opt.MaxRecords, opt.Padding = c.s.send.Limits()
+		send, _ := c.s.halves()
+		opt.MaxRecords, opt.Padding = send.Limits()
 		var st *State
 		h := c.s.hooks.Swap(nil)
 		if st, err = c.Detach(); err == nil {

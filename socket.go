@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/aftls/aftls/internal/kernel"
 	"github.com/aftls/aftls/internal/soft"
 	"github.com/aftls/aftls/record"
 )
@@ -31,13 +32,17 @@ const turn = 1 << 20
 // each other, and so do those that write; reading never waits for writing.
 type Socket struct {
 	carrier net.Conn
+	opt     Options
+	ulp     *kernel.Socket // nil where the kernel cannot have the records,
+	noULP   error          // and why
 
-	rmu  sync.Mutex
-	recv *soft.Receiver
-	rerr error // sticky, of the receiving side
+	rmu    sync.Mutex
+	recv   receiver    // changes under rmu and dmu
+	rerr   error       // sticky, of the receiving side
+	moving atomic.Bool // the receiving side goes to the kernel as soon as it can
 
 	wmu  sync.Mutex
-	send *soft.Sender
+	send sender     // changes under wmu and dmu
 	werr error      // sticky, of the sending side
 	shut bool       // close_notify is sealed
 	used *[]usedKey // nil until SetKeys replaced a key
@@ -56,9 +61,12 @@ type Socket struct {
 	// interrupts, else it waits.
 	writing atomic.Bool
 
-	ended atomic.Bool // the peer's close_notify was read
+	ended  atomic.Bool // the peer's close_notify was read
+	shared atomic.Bool // another process sends too
 
-	dmu sync.Mutex // deadlines, against Close and Detach
+	dmu      sync.Mutex // deadlines, against Close and Detach, and:
+	deadline time.Time  // for writing
+	why      [2]error   // why a direction is not in the kernel
 
 	hooks atomic.Pointer[hooks] // nil until there is a filter or a tap
 }
@@ -77,13 +85,18 @@ type usedKey struct {
 
 // NewSocket returns a socket on carrier, a stream, without keys. The carrier
 // then belongs to the socket: nobody else may read, write or close it.
+//
+// The provider of a direction is chosen with its first keys: see [Options].
 func NewSocket(carrier net.Conn, opt Options) *Socket {
-	return newSocket(carrier, opt, nil, nil, nil)
+	s := newSocket(carrier, opt, nil, nil, nil)
+	s.ulp, s.noULP = attachKernel(carrier, opt)
+	return s
 }
 
 func newSocket(carrier net.Conn, opt Options, unsent, ciphertext, plaintext []byte) *Socket {
 	return &Socket{
 		carrier: carrier,
+		opt:     opt,
 		recv:    soft.NewReceiver(carrier, ciphertext, plaintext),
 		send:    soft.NewSender(carrier, unsent, opt.MaxRecords, opt.Padding),
 	}
@@ -92,7 +105,9 @@ func newSocket(carrier net.Conn, opt Options, unsent, ciphertext, plaintext []by
 // SetKeys keys one direction, from its next record on. k is copied. For Send
 // the error is [ErrKeyReuse] if the key was used on this socket before and
 // k.Seq is below the next number of it, or if k.Epoch is not above the present
-// one after a Rekey.
+// one after a Rekey. Where the kernel has a direction it takes other keys for it only
+// if they are of the same suite of TLS 1.3, and only since 6.14: else the error is
+// [ErrNoRekey]. With Options.RequireKernel it may be [ErrNoKernel].
 func (s *Socket) SetKeys(d Direction, k record.Keys) error {
 	if d == Receive {
 		s.rmu.Lock()
@@ -100,7 +115,7 @@ func (s *Socket) SetKeys(d Direction, k record.Keys) error {
 		if err := s.check(); err != nil {
 			return opError("set keys", s.carrier, err)
 		}
-		return opError("set keys", s.carrier, s.recv.SetKeys(k))
+		return opError("set keys", s.carrier, s.keyReceive(k))
 	}
 	s.wmu.Lock()
 	defer s.unlockWrite()
@@ -113,17 +128,22 @@ func (s *Socket) SetKeys(d Direction, k record.Keys) error {
 // SetMaxPayload lowers how many bytes of data a record holds that is sealed from
 // now on, from the 16384 that it is at first. 1 to 16384; anything else is
 // [ErrTooLarge]. A peer that asks for less does so by record_size_limit (RFC 8449),
-// which counts the content type of TLS 1.3: n is that less 1 there.
+// which counts the content type of TLS 1.3: n is that less 1 there. For a direction in
+// the kernel 64 is the least, 63 in TLS 1.3, and a kernel that cannot do it (before
+// Linux 6.19) is [ErrNoKernel].
 func (s *Socket) SetMaxPayload(n int) error {
-	if n < 1 || n > record.MaxPlaintext {
-		return opError("set record size", s.carrier, ErrTooLarge)
-	}
 	if err := s.lockWrite(); err != nil {
 		return opError("set record size", s.carrier, err)
 	}
 	defer s.unlockWrite()
-	s.send.SetMaxPayload(n)
-	return nil
+	err := s.send.SetMaxPayload(n)
+	switch {
+	case err == record.ErrTooLarge:
+		err = ErrTooLarge
+	case err != nil:
+		err = noKernel(err)
+	}
+	return opError("set record size", s.carrier, err)
 }
 
 func (s *Socket) setSendKeys(k record.Keys) error {
@@ -154,7 +174,7 @@ func (s *Socket) setSendKeys(k record.Keys) error {
 			}
 		}
 	}
-	return s.send.SetKeys(k)
+	return s.keySend(k)
 }
 
 func (s *Socket) remember(id [sha256.Size]byte, next uint64) bool {
@@ -172,15 +192,20 @@ func (s *Socket) remember(id [sha256.Size]byte, next uint64) bool {
 
 // Unread gives back ciphertext that was read from the carrier before the socket
 // could: it comes in front of everything that the carrier still has. b is
-// copied. Not for use beside a read.
+// copied. Not for use beside a read. Once the kernel has the receiving side the error
+// is [ErrInKernel].
 func (s *Socket) Unread(b []byte) error {
 	s.rmu.Lock()
 	defer s.unlockRead()
 	if err := s.readable(); err != nil {
 		return opError("unread", s.carrier, err)
 	}
+	own, ok := s.recv.(*soft.Receiver)
+	if !ok {
+		return opError("unread", s.carrier, ErrInKernel)
+	}
 	if len(b) > 0 {
-		s.recv.PutCiphertext(b)
+		own.PutCiphertext(b)
 	}
 	return nil
 }
@@ -227,9 +252,13 @@ func (s *Socket) read(p []byte) (int, error) {
 	return n, err
 }
 
+// readable says whether the receiving side works, in front of every read.
 func (s *Socket) readable() error {
 	if err := s.check(); err != nil {
 		return err
+	}
+	if s.rerr == nil && s.moving.Load() {
+		return s.move()
 	}
 	return s.rerr
 }
@@ -240,9 +269,9 @@ func (s *Socket) readFailed(err error) error {
 		return s.check()
 	}
 	switch err {
-	case soft.ErrControl:
+	case soft.ErrControl, kernel.ErrControl:
 		return ErrControl
-	case soft.ErrNoKeys:
+	case soft.ErrNoKeys, kernel.ErrNoKeys:
 		return ErrNoKeys
 	case io.EOF:
 		if s.ended.Load() {
@@ -256,6 +285,9 @@ func (s *Socket) readFailed(err error) error {
 		return s.rerr
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
+		if dead := s.dead.Load(); dead != nil { // and the reader was woken for it
+			return *dead
+		}
 		return os.ErrDeadlineExceeded
 	}
 	if errors.Is(err, net.ErrClosed) {
@@ -267,7 +299,12 @@ func (s *Socket) readFailed(err error) error {
 	if e, ok := errors.AsType[*record.Error](err); ok {
 		return s.refuse(e)
 	}
-	s.rerr = s.fails(&CarrierError{err})
+	failed := s.fails(&CarrierError{err})
+	if send, _ := s.halves(); isKernel(send) {
+		// The kernel told it once: the next write may look as if it went well.
+		s.dead.CompareAndSwap(nil, &failed)
+	}
+	s.rerr = failed
 	return s.rerr
 }
 
@@ -336,7 +373,11 @@ func (s *Socket) waitRead() error {
 	if err := s.readable(); err != nil {
 		return err
 	}
-	if err := s.recv.Next(); err != nil {
+	wait := s.recv.Next
+	if isKernel(s.recv) { // it need not take anything for that
+		wait = s.recv.Await
+	}
+	if err := wait(); err != nil {
 		return s.readFailed(err)
 	}
 	return nil
@@ -482,6 +523,7 @@ func (s *Socket) SetWriteDeadline(t time.Time) error {
 	if s.life.Load() != alive {
 		return opError("set", s.carrier, s.check())
 	}
+	s.deadline = t
 	s.send.SetDeadline(t)
 	return s.carrier.SetWriteDeadline(t)
 }
@@ -489,7 +531,10 @@ func (s *Socket) SetWriteDeadline(t time.Time) error {
 // Info returns the state of both directions. It does not wait for readers or
 // writers.
 func (s *Socket) Info() Info {
-	i := Info{Send: directionInfo(s.send.Stats()), Receive: directionInfo(s.recv.Stats())}
+	s.dmu.Lock()
+	send, recv, why := s.send, s.recv, s.why
+	s.dmu.Unlock()
+	i := Info{Send: s.directionInfo(send, send.Stats(), why[Send]), Receive: s.directionInfo(recv, recv.Stats(), why[Receive])}
 	if err := s.failed.Load(); err != nil {
 		i.Failed = *err
 	}
@@ -502,10 +547,27 @@ func (s *Socket) Info() Info {
 	return i
 }
 
-func directionInfo(st *soft.Stats) DirectionInfo {
+func (s *Socket) directionInfo(half any, st *soft.Stats, why error) DirectionInfo {
+	if k, ok := half.(refresher); ok {
+		k.Refresh()
+		i := directionInfo(st, "")
+		i.Provider = Kernel
+		return i
+	}
+	if why == nil {
+		why = s.noULP
+	}
+	reason := "it has no keys yet"
+	if why != nil {
+		reason = why.Error()
+	}
+	return directionInfo(st, reason)
+}
+
+func directionInfo(st *soft.Stats, reason string) DirectionInfo {
 	return DirectionInfo{
 		Provider: Soft,
-		Reason:   "this version of aftls has one provider, soft",
+		Reason:   reason,
 		Version:  uint16(st.Version.Load()),
 		Suite:    uint16(st.Suite.Load()),
 		Epoch:    st.Epoch.Load(),

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/aftls/aftls/internal/kernel"
 	"github.com/aftls/aftls/internal/soft"
 	"github.com/aftls/aftls/record"
 )
@@ -94,8 +95,10 @@ func (s *Socket) writeFailed(err error) error {
 		return s.check()
 	}
 	switch {
-	case err == soft.ErrNoKeys:
+	case err == soft.ErrNoKeys, err == kernel.ErrNoKeys:
 		return ErrNoKeys
+	case err == kernel.ErrEmpty:
+		return ErrEmptyRecord
 	case err == record.ErrTooLarge:
 		return ErrTooLarge
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -108,6 +111,16 @@ func (s *Socket) writeFailed(err error) error {
 		return ErrKeyLimit
 	default:
 		if err, ok := s.killed(err); ok {
+			return err
+		}
+		if e, ok := errors.AsType[*record.Error](err); ok {
+			// The kernel tells of what it received whom it sees first, and once.
+			err := s.refuse(e)
+			s.dmu.Lock()
+			if s.life.Load() == alive {
+				s.carrier.SetReadDeadline(time.Unix(1, 0))
+			}
+			s.dmu.Unlock()
 			return err
 		}
 		s.werr = s.fails(&CarrierError{err})
@@ -226,10 +239,18 @@ func (s *Socket) ReadFrom(src io.Reader) (n int64, err error) {
 	}
 	from := soft.NewSource(src)
 	defer from.Drop()
-	for left > 0 && err == nil {
+	var pipe *kernel.Splice
+	for spliced := true; left > 0 && err == nil; {
 		var m int64
-		m, err = s.readFromTurn(from, left)
+		if spliced {
+			m, spliced, err = s.spliceTurn(from, &pipe, min(left, turn))
+		} else {
+			m, err = s.readFromTurn(from, left)
+		}
 		n, left = n+m, left-m
+	}
+	if pipe != nil {
+		pipe.Close()
 	}
 	if limited {
 		lr.N = left
@@ -248,6 +269,12 @@ func (s *Socket) readFromTurn(from *soft.Source, left int64) (n int64, err error
 		}
 	}()
 	for n < min(left, turn) {
+		if m, sent, err := s.sendFile(from, min(left, turn)-n); sent || err != nil {
+			if n += m; err != nil {
+				return n, opError("write", s.carrier, err)
+			}
+			continue
+		}
 		if err := s.plan(from, left-n); err != nil {
 			return n, opError("write", s.carrier, err)
 		}
@@ -325,12 +352,42 @@ func (s *Socket) closeWrite() error {
 		return s.writeFailed(err)
 	}
 	if ok {
+		if err := s.settle(time.Time{}); err != nil {
+			return s.writeFailed(err)
+		}
 		if err := half.CloseWrite(); err != nil {
 			return s.writeFailed(err)
 		}
 	}
 	return nil
 }
+
+// settle waits until TCP has all that the kernel took from us: records that the kernel
+// has sealed and TCP had no room for would be lost behind a FIN. It waits until end, or
+// without one until the deadline for writing.
+func (s *Socket) settle(end time.Time) error {
+	k, ok := s.send.(interface{ Settled() bool })
+	if !ok {
+		return nil
+	}
+	for step := time.Millisecond; !k.Settled(); step = min(2*step, maxSettle) {
+		switch {
+		case !end.IsZero():
+			if time.Now().After(end) {
+				return nil
+			}
+		case s.life.Load() != alive:
+			return net.ErrClosed
+		case s.send.Expired():
+			return os.ErrDeadlineExceeded
+		}
+		time.Sleep(step) // the kernel has no event for this
+	}
+	return nil
+}
+
+// maxSettle is the longest step of settle.
+const maxSettle = 50 * time.Millisecond
 
 // Close ends the socket at once for every other call, sends what is committed,
 // and closes the carrier. It takes at most 5 seconds. A Write under way is
@@ -355,6 +412,10 @@ func (s *Socket) farewell(last func()) {
 		s.carrier.SetWriteDeadline(time.Now().Add(closeTimeout))
 	}
 	s.send.Flush()
+	if s.shared.Load() {
+		return // the stream is not ours to end
+	}
+	s.settle(time.Now().Add(closeTimeout))
 	// Closing a socket in which something is unread resets it, and drops what
 	// still waits for the FIN: so that goes first.
 	if half, ok := s.carrier.(interface{ CloseWrite() error }); ok {

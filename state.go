@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/aftls/aftls/internal/handover"
+	"github.com/aftls/aftls/internal/kernel"
 	"github.com/aftls/aftls/record"
 	"golang.org/x/crypto/cryptobyte"
 )
@@ -37,6 +38,10 @@ type State struct {
 
 	ended bool // the peer's close_notify was read
 	shut  bool // ours was sealed
+
+	// The kernel has the direction: it is in the carrier, keys and all. Then
+	// unsent is plaintext that the kernel has not taken yet.
+	sendKernel, recvKernel bool
 
 	conn *connState // nil for a bare Socket
 }
@@ -74,6 +79,7 @@ func (st *State) wipe() {
 	st.send.Wipe()
 	st.recv.Wipe()
 	clear(st.plaintext)
+	clear(st.unsent)
 	st.unsent, st.ciphertext, st.plaintext, st.control, st.conn = nil, nil, nil, nil, nil
 }
 
@@ -93,7 +99,10 @@ func (s *Socket) detach(more func(*State)) (*State, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	if s.send.Stats().Version.Load() == 0 || s.recv.Stats().Version.Load() == 0 {
+	if s.shared.Load() {
+		return nil, ErrShared
+	}
+	if send, recv := s.halves(); send.Stats().Version.Load() == 0 || recv.Stats().Version.Load() == 0 {
 		return nil, ErrNoKeys // and nothing has happened to the socket
 	}
 	if !s.life.CompareAndSwap(alive, detached) {
@@ -148,6 +157,7 @@ func (s *Socket) fill(st *State) (err error) {
 		st.hasControl, st.controlType, st.control = true, typ, append([]byte(nil), b...)
 	}
 	st.ended, st.shut = s.ended.Load(), s.shut
+	st.sendKernel, st.recvKernel = isKernel(s.send), isKernel(s.recv)
 	return nil
 }
 
@@ -170,12 +180,14 @@ func resumeSocket(carrier net.Conn, st *State, opt Options, conn bool) (*Socket,
 	if err := st.take(); err != nil {
 		return nil, err
 	}
-	s := newSocket(carrier, opt, st.unsent, st.ciphertext, st.plaintext)
+	s, err := resumed(carrier, st, opt)
 	if st.hasControl {
 		s.recv.PutBack(st.controlType, st.control)
 	}
-	err := s.send.SetKeys(st.send)
-	if err == nil {
+	if err == nil && !st.sendKernel {
+		err = s.send.SetKeys(st.send)
+	}
+	if err == nil && !st.recvKernel {
 		err = s.recv.SetKeys(st.recv)
 	}
 	if err == nil && conn != (st.conn != nil) {
@@ -195,8 +207,34 @@ func resumeSocket(carrier net.Conn, st *State, opt Options, conn bool) (*Socket,
 	return s, nil
 }
 
+// resumed makes the socket of a state, with keys where the kernel has them.
+func resumed(carrier net.Conn, st *State, opt Options) (*Socket, error) {
+	unsent, plaintext := st.unsent, st.plaintext
+	if st.sendKernel {
+		unsent = nil
+	}
+	if st.recvKernel {
+		plaintext = nil
+	}
+	s := newSocket(carrier, opt, unsent, st.ciphertext, plaintext)
+	if s.why = [2]error{errResumed, errResumed}; opt.Provider == Soft {
+		s.why = [2]error{errSoft, errSoft}
+	}
+	if !st.sendKernel && !st.recvKernel {
+		return s, nil
+	}
+	var err error
+	if s.ulp, err = kernel.Attach(carrier, true); err == nil {
+		err = s.resumeInKernel(st, opt)
+	}
+	if err != nil {
+		return s, noKernel(err)
+	}
+	return s, nil
+}
+
 // stateMagic starts every encoded State; the last byte is the version.
-const stateMagic = "aftls state\x01"
+const stateMagic = "aftls state\x02"
 
 // MarshalBinary encodes the state for another process, and spends it. Exporters
 // and session tickets stay behind: they need the tls.Conn of this process.
@@ -216,6 +254,8 @@ func (st *State) MarshalBinary() ([]byte, error) {
 	addBytes(b, st.control)
 	addBool(b, st.ended)
 	addBool(b, st.shut)
+	addBool(b, st.sendKernel)
+	addBool(b, st.recvKernel)
 	addBool(b, st.conn != nil)
 	if c := st.conn; c != nil {
 		addBool(b, c.client)
@@ -264,7 +304,8 @@ func (st *State) UnmarshalBinary(data []byte) error {
 	ok := readKeys(&s, &st.send) && readKeys(&s, &st.recv) &&
 		readBytes(&s, &st.unsent) && readBytes(&s, &st.ciphertext) && readBytes(&s, &st.plaintext) &&
 		readBool(&s, &st.hasControl) && s.ReadUint8(&typ) && readBytes(&s, &st.control) &&
-		readBool(&s, &st.ended) && readBool(&s, &st.shut) && readBool(&s, &isConn)
+		readBool(&s, &st.ended) && readBool(&s, &st.shut) &&
+		readBool(&s, &st.sendKernel) && readBool(&s, &st.recvKernel) && readBool(&s, &isConn)
 	st.controlType = record.ContentType(typ)
 	if ok && isConn {
 		st.conn, ok = readConnState(&s, st.send)

@@ -5,7 +5,13 @@ import (
 	"fmt"
 	"runtime"
 	"time"
+
+	"github.com/aftls/aftls/internal/kernel"
+	"github.com/aftls/aftls/internal/soft"
 )
+
+// borrowed is how many buffers both providers have lent.
+func borrowed() int64 { return soft.Borrowed() + kernel.Borrowed() }
 
 // LeftBehind says what the tests of a package did not give back, for the end of a
 // TestMain: buffers, as borrowed counts them (nil for none), and goroutines that run

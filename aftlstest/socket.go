@@ -30,7 +30,7 @@ func TestSocket(t *testing.T, provider aftls.Provider) {
 					for _, x := range base.subjects(p.on) {
 						t.Run(x.String(), func(t *testing.T) {
 							checkLeaks(t)
-							p.test(t, x)
+							x.keeps(p)(t, x)
 						})
 					}
 				})
@@ -75,6 +75,7 @@ const (
 	only13                 // TLS 1.3 only
 	only12                 // TLS 1.2 only
 	oneOnly                // one suite of each version: the cipher does not matter, and the test is slow
+	rekeys                 // needs a second key for a direction
 	both    = sockets | conns
 )
 

@@ -204,7 +204,7 @@ func closeWriteOnce(t *testing.T, x subject) {
 		t.Errorf("n = %d", n)
 	}
 	wantErr(t, "Rekey", c.Rekey(true), aftls.ErrShutdown)
-	if x.is13() { // a request that can no longer be answered
+	if x.is13() && x.canRekey() { // a request that can no longer be answered
 		p.keyUpdate(1)
 		p.data("x")
 		wantRead(t, e, []byte("x"))
@@ -222,10 +222,14 @@ func closeInterruptsCloseWrite(t *testing.T, x subject) {
 	shut := startErr(t, e.(*aftls.Conn).CloseWrite)
 	shut.onNetwork()
 	must(t, e.Close())
-	_, err := shut.result()
-	wantErr(t, "CloseWrite", err, net.ErrClosed)
+	_, shutErr := shut.result()
+	// The kernel may have found room for the rest meanwhile.
+	took := x.provider == aftls.Kernel
+	if shutErr != nil || !took {
+		wantErr(t, "CloseWrite", shutErr, net.ErrClosed)
+	}
 	data, notify, err := p.drain()
-	if notify || !bytes.HasPrefix(want, data) || err != nil && !isEnd(err) {
+	if notify && (!took || len(data) < len(want)) || !bytes.HasPrefix(want, data) || err != nil && !isEnd(err) {
 		t.Errorf("%d bytes, close_notify %v, %v", len(data), notify, err)
 	}
 }

@@ -21,7 +21,7 @@ var deadlines = []promise{
 	{"the deadlines of the two directions are apart", both, deadlinesApart},
 	{"a deadline that passes ends a blocked Read", both, deadlinePasses},
 	{"a deadline that is moved on does not end a call", both, deadlineMoved},
-	{"Rekey after its deadline can be repeated", conns | only13, rekeyDeadline},
+	{"Rekey after its deadline can be repeated", conns | only13 | rekeys, rekeyDeadline},
 }
 
 func expiredBeforeSealing(t *testing.T, x subject) {

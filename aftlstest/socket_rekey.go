@@ -9,19 +9,18 @@ import (
 	"testing"
 
 	"github.com/aftls/aftls"
-	"github.com/aftls/aftls/internal/soft"
 	"github.com/aftls/aftls/record"
 )
 
 var rekeying = []promise{
-	{"Rekey changes the sending key", conns | only13, rekeyOwn},
-	{"Rekey asks the peer too, and not again while unanswered", conns | only13, rekeyBoth},
-	{"two Conns follow each other through many keys", conns | only13, rekeyMany},
-	{"a fragmented KeyUpdate is legal", conns | only13, fragmentedKeyUpdate},
-	{"a KeyUpdate behind a whole ticket in the same record is legal", conns | only13, ticketAndKeyUpdate},
-	{"Rekey waits for the Write in flight and keeps the order", conns | only13, rekeyBehindWriter},
-	{"MaxRecords rekeys by itself, exactly, whatever sends", conns | only13, maxRecords},
-	{"a very small MaxRecords still leaves room for data", conns | only13, smallMaxRecords},
+	{"Rekey changes the sending key", conns | only13 | rekeys, rekeyOwn},
+	{"Rekey asks the peer too, and not again while unanswered", conns | only13 | rekeys, rekeyBoth},
+	{"two Conns follow each other through many keys", conns | only13 | rekeys, rekeyMany},
+	{"a fragmented KeyUpdate is legal", conns | only13 | rekeys, fragmentedKeyUpdate},
+	{"a KeyUpdate behind a whole ticket in the same record is legal", conns | only13 | rekeys, ticketAndKeyUpdate},
+	{"Rekey waits for the Write in flight and keeps the order", conns | only13 | rekeys, rekeyBehindWriter},
+	{"MaxRecords rekeys by itself, exactly, whatever sends", conns | only13 | rekeys, maxRecords},
+	{"a very small MaxRecords still leaves room for data", conns | only13 | rekeys, smallMaxRecords},
 	{"without a secret MaxRecords ends in ErrKeyLimit", sockets, keyLimit},
 	{"TLS 1.2 cannot rekey, and MaxRecords ends it with ErrKeyLimit", conns | only12, keyLimit12},
 }
@@ -239,8 +238,8 @@ func keyLimit(t *testing.T, x subject) {
 	p.data("reading goes on")
 	wantRead(t, e, []byte("reading goes on"))
 	// A number was kept for the alert that such a connection ends with.
-	p.raw([]byte{23, 3, 1, 0, 1, 0})
-	checkViolation(t, e, p, record.ProtocolVersion)
+	p.raw(x.header([]byte{23, 3, 1, 0, 40, 0}))
+	checkViolation(t, x, e, p, record.ProtocolVersion)
 }
 
 // writeToLimit writes until that fails, and returns what was committed.
@@ -359,7 +358,7 @@ var idle = []promise{
 }
 
 func waitingHoldsNothing(t *testing.T, x subject) {
-	base := soft.Borrowed()
+	base := borrowed()
 	e, p := x.withPeer(t)
 	waits := map[string]func() error{
 		"Read":       func() error { _, err := e.Read(make([]byte, 100)); return err },
@@ -371,14 +370,14 @@ func waitingHoldsNothing(t *testing.T, x subject) {
 	for name, wait := range waits {
 		c := startErr(t, wait)
 		c.onNetwork()
-		if n := soft.Borrowed() - base; n != 0 {
+		if n := borrowed() - base; n != 0 {
 			t.Errorf("%s waits with %d buffers", name, n)
 		}
 		p.data("x")
 		if _, err := c.result(); err != nil && err != errStop {
 			t.Errorf("%s: %v", name, err)
 		}
-		if n := soft.Borrowed() - base; n != 0 {
+		if n := borrowed() - base; n != 0 {
 			t.Errorf("%d buffers are held after %s", n, name)
 		}
 	}
@@ -418,7 +417,7 @@ func waitRead(t *testing.T, x subject) {
 }
 
 func nothingHeldAfter(t *testing.T, x subject) {
-	base := soft.Borrowed()
+	base := borrowed()
 	a, b := x.pair(t)
 	want := random(3 << 20)
 	for _, way := range [][2]end{{a, b}, {b, a}} {
@@ -426,7 +425,7 @@ func nothingHeldAfter(t *testing.T, x subject) {
 		wantRead(t, way[1], want)
 		w.wait()
 	}
-	if n := soft.Borrowed() - base; n != 0 {
+	if n := borrowed() - base; n != 0 {
 		t.Errorf("%d buffers are held by idle connections", n)
 	}
 }

@@ -6,8 +6,6 @@ import (
 	"runtime"
 	"testing"
 	"time"
-
-	"github.com/aftls/aftls/internal/soft"
 )
 
 // eventually waits until the condition holds, without sleeping: the goroutines
@@ -25,13 +23,13 @@ func eventually(t testing.TB, what string, holds func() bool) {
 // back by then, and its goroutines are gone.
 func checkLeaks(t testing.TB) {
 	t.Helper()
-	goroutines, buffers := runtime.NumGoroutine(), soft.Borrowed()
+	goroutines, buffers := runtime.NumGoroutine(), borrowed()
 	t.Cleanup(func() {
 		start := time.Now()
-		for runtime.NumGoroutine() > goroutines || soft.Borrowed() != buffers {
+		for runtime.NumGoroutine() > goroutines || borrowed() != buffers {
 			if time.Since(start) > patience {
 				t.Errorf("left behind: %d buffers; %d goroutines became %d:\n%s",
-					soft.Borrowed()-buffers, goroutines, runtime.NumGoroutine(), stacks())
+					borrowed()-buffers, goroutines, runtime.NumGoroutine(), stacks())
 				return
 			}
 			runtime.Gosched()

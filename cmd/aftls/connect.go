@@ -19,6 +19,7 @@ type connectFlags struct {
 	ca, serverName string
 	insecure       bool
 	alpn           []string
+	provider       provider
 	minVersion     version
 	datagram       datagramFlags
 }
@@ -52,6 +53,7 @@ the exit code is 0 when nothing failed here.`,
 	c.MarkFlagsMutuallyExclusive("ca", "insecure")
 	c.Flags().StringVar(&f.serverName, "servername", "", "name to ask for and to verify (default: HOST)")
 	c.Flags().StringSliceVar(&f.alpn, "alpn", nil, "application protocols to offer, best first")
+	f.provider.add(c)
 	addVersion(c, &f.minVersion)
 	f.datagram.add(c, true)
 	return c
@@ -80,7 +82,7 @@ func connect(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer, add
 	if f.datagram.dtls {
 		return connectDatagram(ctx, stdin, stdout, stderr, addr, config, f.datagram)
 	}
-	d := &aftls.Dialer{Config: config}
+	d := &aftls.Dialer{Config: config, Options: f.provider.options()}
 	nc, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
 		return dialHint(err)

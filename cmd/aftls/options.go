@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
+	"net"
 
 	"github.com/aftls/aftls"
 	"github.com/spf13/cobra"
@@ -52,13 +54,36 @@ func (p *provider) Set(s string) error {
 		*p = provider(aftls.Auto)
 	case "soft":
 		*p = provider(aftls.Soft)
+	case "kernel":
+		*p = provider(aftls.Kernel)
 	default:
-		return fmt.Errorf("no provider %q: auto or soft", s)
+		return fmt.Errorf("no provider %q: auto, soft or kernel", s)
 	}
 	return nil
 }
 
 func (p *provider) Type() string { return "provider" }
+
+func (p *provider) add(c *cobra.Command) {
+	c.Flags().Var(p, "provider", "who does the record work: auto, soft or kernel; with kernel a connection of which the kernel cannot send the records is refused")
+	c.RegisterFlagCompletionFunc("provider", cobra.FixedCompletions([]string{"auto", "soft", "kernel"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// options are those of connections with this provider. Whoever names the kernel
+// means it.
+func (p provider) options() aftls.Options {
+	return aftls.Options{Provider: aftls.Provider(p), RequireKernel: p == provider(aftls.Kernel)}
+}
+
+// listen listens for carriers of this provider: Multipath TCP has no TLS in the
+// kernel.
+func (p provider) listen(network, addr string) (net.Listener, error) {
+	var lc net.ListenConfig
+	if p != provider(aftls.Soft) {
+		lc.SetMultipathTCP(false)
+	}
+	return lc.Listen(context.Background(), network, addr)
+}
 
 // serverFlags are those of every command that accepts TLS connections.
 type serverFlags struct {
@@ -71,8 +96,7 @@ func (f *serverFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.cert, "cert", "", "certificate chain, PEM (default: a development certificate)")
 	c.Flags().StringVar(&f.key, "key", "", "private key, PEM")
 	c.MarkFlagsRequiredTogether("cert", "key")
-	c.Flags().Var(&f.provider, "provider", "who does the record work: auto or soft")
-	c.RegisterFlagCompletionFunc("provider", cobra.FixedCompletions([]string{"auto", "soft"}, cobra.ShellCompDirectiveNoFileComp))
+	f.provider.add(c)
 	addVersion(c, &f.minVersion)
 	c.Flags().StringVar(&f.logFormat, "log", "text", "log of connections: text or json")
 	c.RegisterFlagCompletionFunc("log", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))

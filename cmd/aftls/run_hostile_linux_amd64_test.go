@@ -106,7 +106,7 @@ func init() {
 		if _, err := unix.Write(fd, []byte("still here")); err != nil {
 			return err
 		}
-		s := aftls.NewSocket(b, aftls.Options{})
+		s := aftls.NewSocket(b, aftls.Options{Provider: aftls.Soft})
 		k, err := recordKeys(fromProgram)
 		if err != nil {
 			return err

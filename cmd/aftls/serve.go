@@ -90,7 +90,7 @@ func serve(ctx context.Context, stdout, stderr io.Writer, dir string, f serveFla
 		MinVersion:     uint16(f.minVersion),
 		NextProtos:     []string{"h2", "http/1.1"},
 	}
-	inner, err := net.Listen("tcp", f.listen)
+	inner, err := f.provider.listen("tcp", f.listen)
 	if err != nil {
 		return hint(err, "choose another address with --listen; 127.0.0.1:0 takes a free port")
 	}
@@ -101,7 +101,9 @@ func serve(ctx context.Context, stdout, stderr io.Writer, dir string, f serveFla
 		return err
 	}
 	defer endObserving()
-	ln := aftls.NewListener(carriers, config, aftls.Options{Provider: aftls.Provider(f.provider), HandshakeError: roster.failed})
+	opt := f.provider.options()
+	opt.HandshakeError = roster.failed
+	ln := aftls.NewListener(carriers, config, opt)
 	if f.cert == "" {
 		fmt.Fprintf(stderr, "try: curl --cacert %s https://%s/\n", certs.certFile, ln.Addr())
 	}

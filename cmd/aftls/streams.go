@@ -36,7 +36,7 @@ type streams struct {
 // connections, which r will have.
 func listenStreams(addr string, config *tls.Config, provider provider, observe observeFlags, r *roster) (*streams, error) {
 	network, addr := networkOf(addr)
-	inner, err := net.Listen(network, addr)
+	inner, err := provider.listen(network, addr)
 	if err != nil {
 		return nil, hint(err, "choose another address with --listen; 127.0.0.1:0 takes a free port")
 	}
@@ -47,13 +47,12 @@ func listenStreams(addr string, config *tls.Config, provider provider, observe o
 		return nil, err
 	}
 	s.unobserve = end
-	s.ln = aftls.NewListener(ln, config, aftls.Options{
-		Provider: aftls.Provider(provider),
-		HandshakeError: func(peer net.Addr, err error) {
-			s.failed.Add(1)
-			r.failed(peer, err)
-		},
-	})
+	opt := provider.options()
+	opt.HandshakeError = func(peer net.Addr, err error) {
+		s.failed.Add(1)
+		r.failed(peer, err)
+	}
+	s.ln = aftls.NewListener(ln, config, opt)
 	return s, nil
 }
 

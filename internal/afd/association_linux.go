@@ -92,7 +92,7 @@ type Control struct {
 func NewAssociation(carrier *pump.Carrier, end *pump.End, policy Policy, client bool, taker Taker) *Association {
 	a := &Association{carrier: carrier, policy: policy, client: client, taker: taker, end: end, standing: true}
 	a.changed.L = &a.mu
-	a.sock = aftls.NewSocket(carrier, aftls.Options{})
+	a.sock = aftls.NewSocket(carrier, aftls.Options{Provider: aftls.Soft}) // others have the carrier too
 	a.pump = pump.New(a, end)
 	return a
 }

@@ -32,6 +32,7 @@ type Receiver struct {
 	// An idle connection keeps this struct and no buffer, so it is narrow.
 	size  int32 // of the next buffer to borrow: grows under load
 	limit int32 // for size: a caller with a small slice gets no large buffer
+	exact bool  // nothing is read behind the record that has begun
 	empty int32 // data records without data, in a row
 	err   error // sticky
 
@@ -316,7 +317,28 @@ func (r *Receiver) room() []byte {
 		r.w = copy(r.buf, r.buf[r.r:r.w])
 		r.r = 0
 	}
+	if r.exact {
+		return r.buf[r.w:][:r.missing()]
+	}
 	return r.buf[r.w:]
+}
+
+// SetExact makes the receiver read no further than to the end of a record, so that
+// somebody else can go on there.
+func (r *Receiver) SetExact(exact bool) { r.exact = exact }
+
+// Boundary reports whether everything that was read is delivered, and ended with a
+// record.
+func (r *Receiver) Boundary() bool { return r.r == r.w && r.typ == 0 }
+
+// missing is how many bytes the header has to come, or else the record.
+func (r *Receiver) missing() int {
+	have := r.w - r.r
+	if have < record.HeaderLen {
+		return record.HeaderLen - have
+	}
+	n, _ := r.opener.Frame(r.buf[r.r:r.w]) // whole has looked at it already
+	return n - have
 }
 
 // retreat gives back all but the start of a record, since now nobody knows for

@@ -87,12 +87,16 @@ func (s *Sender) SetKeys(k record.Keys) error {
 }
 
 // SetMaxPayload lowers how many bytes the records to come may hold, under these
-// keys and those that follow.
-func (s *Sender) SetMaxPayload(n int) {
+// keys and those that follow. What no record can hold is [record.ErrTooLarge].
+func (s *Sender) SetMaxPayload(n int) error {
+	if n < 1 || n > record.MaxPlaintext {
+		return record.ErrTooLarge
+	}
 	s.most = n
 	if s.sealer != nil {
 		s.sealer.SetMaxPayload(n)
 	}
+	return nil
 }
 
 // Limits returns the maxRecords and padding that the sender was made with.

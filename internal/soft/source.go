@@ -111,6 +111,33 @@ func (s *Sender) Plan(src *Source, limit int64) error {
 	return nil
 }
 
+// PlanPlain fixes that the next batch is size bytes at most that nobody seals here:
+// they lie side by side, for Plain.
+func (s *Source) PlanPlain(size int) {
+	s.size, s.count = record.MaxPlaintext, batchRecords
+	s.prefix, s.stride, s.limit = 0, record.MaxPlaintext, min(size, s.size*s.count)
+}
+
+// Plain is the first n bytes of what Read brought. It is valid until Drop.
+func (s *Source) Plain(n int) []byte { return s.b[:n] }
+
+// Stream is the pipe or socket that is read, or nil.
+func (s *Source) Stream() syscall.RawConn {
+	if s.regular {
+		return nil
+	}
+	return s.raw
+}
+
+// File is the regular file that is read, or nil.
+func (s *Source) File() *os.File {
+	if !s.regular {
+		return nil
+	}
+	f, _ := s.r.(*os.File)
+	return f
+}
+
 // Read fills the places of the planned batch with what one read brings. It may
 // wait, and holds no buffer then where the source can say that it has nothing.
 // n > 0 comes with a nil error; the payloads stay in src until Commit or Drop.

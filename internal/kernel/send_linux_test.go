@@ -268,6 +268,33 @@ func TestRampOfAFreshConnection(t *testing.T) {
 	}
 }
 
+// Before a FIN the kernel must have given TCP all that it has sealed.
+func TestSettled(t *testing.T) {
+	f, sock := newFake(t)
+	f.acked, f.queued = 1000, 50
+	s, err := NewSender(sock, testKeys(t), 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !s.Settled() {
+		t.Error("before anything was sent")
+	}
+	s.WriteOne(make([]byte, 100), 1<<20)
+	s.Seal(record.AlertRecord, []byte{1, 0})
+	const wire = 100 + 2 + 2*(record.HeaderLen+1+record.TagLen)
+	for _, have := range []int{0, 1, 100, wire - 1} {
+		if f.acked, f.queued = 1020, 30+have; s.Settled() {
+			t.Errorf("TCP was given %d of %d bytes", have, wire)
+		}
+	}
+	if f.queued = 30 + wire; !s.Settled() {
+		t.Error("TCP has it all")
+	}
+	if s.Share(); !s.Settled() {
+		t.Error("it waits for what others send")
+	}
+}
+
 func TestGateOnSending(t *testing.T) {
 	f, s := newTestSender(t, 0)
 	var seen []int

@@ -207,8 +207,13 @@ func (l *DatagramListener) run() {
 	arrivals := soft.NewArrivals(l.port)
 	defer arrivals.Drop()
 	var last lastRoute
+	defer last.settle()
 	for {
-		d, from, _, err := arrivals.Next(true)
+		d, from, ok, err := arrivals.Next(false)
+		if !ok {
+			last.settle()
+			d, from, _, err = arrivals.Next(true)
+		}
 		if err != nil {
 			select {
 			case <-l.done:

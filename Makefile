@@ -5,9 +5,9 @@ GO      ?= go
 FUZZFOR ?= 20s
 LOG     := $(or $(TMPDIR),/tmp)/aftls-test.log
 
-# What runs in real kernels: PACKAGE, or PACKAGE=REGEXP for some of its tests. The
-# contract suite on the kernel provider takes longer: '.=TestKernel|TestContract/kernel'.
-KERNEL_TESTS ?= ./internal/kernel ./internal/kernel/probe ./features './cmd/aftls=Doctor|TestKernel'
+# What runs in real kernels: PACKAGE, or PACKAGE=REGEXP for some of its tests.
+KERNEL_TESTS ?= ./internal/kernel ./internal/kernel/probe ./features './cmd/aftls=Doctor|TestKernel' \
+	'.=TestKernel|TestPlaintextFile(Both|Peer|Is|Of)' '.=TestContract/kernel'
 
 .PHONY: test unit race variants interop screenshot smoke vet cross lint fuzz bench newest-go test-kernel
 
@@ -62,7 +62,7 @@ cross:
 # Three real kernels under QEMU: docs/kernel.md. Needs qemu-system-x86 and apt.
 test-kernel:
 	scripts/kernels
-	AFTLS_VM_TOOLS="curl strace" CGO_ENABLED=0 $(GO) run ./internal/vm/vmtest $(KERNEL_TESTS)
+	CGO_ENABLED=0 $(GO) run ./internal/vm/vmtest $(KERNEL_TESTS)
 
 lint:
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run

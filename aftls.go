@@ -96,12 +96,6 @@ type Options struct {
 
 // KernelOptions are what only Linux TLS sockets have. The zero value is good.
 type KernelOptions struct {
-	// MaxPayload is how many bytes of application data a record that is sent holds
-	// at most, 64 to 16384, for a peer that asked for it (RFC 8449: its limit, and
-	// in TLS 1.3 one less). 0 is 16384. It needs Linux 6.19: before, keys are
-	// refused with ErrNoKernel, as a limit must not be forgotten.
-	MaxPayload int
-
 	// ExpectNoPad has the kernel open records of TLS 1.3 into the reader's memory,
 	// as if they were never padded and always data (TLS_RX_EXPECT_NO_PAD, Linux
 	// 6.0). A record that is padded, or no data, is opened twice: a peer that is
@@ -134,6 +128,7 @@ type Info struct {
 // passthrough only Provider, Version, Suite and Reason are known.
 type DirectionInfo struct {
 	Provider Provider
+	Device   bool   // the kernel has given the records to a network device, and says so
 	Reason   string // why not a better provider, in words
 	Version  uint16
 	Suite    uint16

@@ -334,6 +334,14 @@ func (c *Conn) Rekey(both bool) error {
 	return opError("rekey", s.carrier, err)
 }
 
+// SetMaxPayload is [Socket.SetMaxPayload].
+func (c *Conn) SetMaxPayload(n int) error {
+	if c.pass != nil {
+		return c.pass.opError("set record size", c.pass.unavailable())
+	}
+	return c.s.SetMaxPayload(n)
+}
+
 // CloseWrite waits for the Write under way, sends close_notify and ends the
 // sending direction of the carrier. Reading goes on.
 func (c *Conn) CloseWrite() error {

@@ -52,10 +52,16 @@ func connPair(t testing.TB, ccfg, scfg *tls.Config, opt aftls.Options) (client, 
 
 func handshakePair(t testing.TB, a, b net.Conn, ccfg, scfg *tls.Config, opt aftls.Options) (client, server *aftls.Conn) {
 	t.Helper()
+	return unlikePair(t, a, b, ccfg, scfg, opt, opt)
+}
+
+// unlikePair is handshakePair for ends with options of their own.
+func unlikePair(t testing.TB, a, b net.Conn, ccfg, scfg *tls.Config, copt, sopt aftls.Options) (client, server *aftls.Conn) {
+	t.Helper()
 	var wg sync.WaitGroup
 	var cerr, serr error
-	wg.Go(func() { server, serr = aftls.Server(context.Background(), b, scfg, opt) })
-	client, cerr = aftls.Client(context.Background(), a, ccfg, opt)
+	wg.Go(func() { server, serr = aftls.Server(context.Background(), b, scfg, sopt) })
+	client, cerr = aftls.Client(context.Background(), a, ccfg, copt)
 	wg.Wait()
 	if err := errors.Join(cerr, serr); err != nil {
 		t.Fatal(err)

@@ -29,7 +29,7 @@ var house = map[string]room{
 	"bpf":                    {other: []string{"golang.org/x/net/bpf"}},
 	"record":                 {own: []string{"gcm"}, other: []string{"golang.org/x/crypto/chacha20poly1305"}},
 	"internal/handover":      {own: []string{"record"}, other: []string{"github.com/pion/dtls/v3", "github.com/pion/dtls/v3/pkg/crypto/elliptic", "github.com/pion/dtls/v3/pkg/crypto/prf", "github.com/pion/logging", "golang.org/x/crypto/cryptobyte"}},
-	"internal/kernel":        {own: []string{"record"}, other: []string{"golang.org/x/sys/unix"}},
+	"internal/kernel":        {own: []string{"record", "internal/kernel/probe"}, other: []string{"golang.org/x/sys/unix"}},
 	"internal/soft":          {own: []string{"record"}, other: []string{"golang.org/x/sys/unix"}},
 	".":                      {own: []string{"filter", "record", "internal/handover", "internal/kernel", "internal/soft", "internal/pump"}, other: []string{"golang.org/x/crypto/cryptobyte"}},
 	"filter":                 {own: []string{"bpf"}, other: []string{"golang.org/x/net/bpf"}},

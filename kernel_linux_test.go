@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -520,23 +521,28 @@ func TestKernelMaxPayload(t *testing.T) {
 	a, b, wire := aftlstest.WirePair(t)
 	ccfg, scfg := configs(t)
 	opt := kernelOnly
-	opt.Kernel = aftls.KernelOptions{MaxPayload: 1000, ExpectNoPad: true, ZeroCopy: true}
-	var wg sync.WaitGroup
-	var server *aftls.Conn
-	wg.Go(func() { server, _ = aftls.Server(context.Background(), b, scfg, kernelOnly) })
-	client, err := aftls.Client(context.Background(), a, ccfg, opt)
-	wg.Wait()
-	if server != nil {
-		defer server.Close()
+	opt.Kernel = aftls.KernelOptions{ExpectNoPad: true, ZeroCopy: true}
+	client, server := handshakePair(t, a, b, ccfg, scfg, opt)
+	for _, bad := range []int{-1, 0, 16385} {
+		if err := client.SetMaxPayload(bad); !errors.Is(err, aftls.ErrTooLarge) {
+			t.Errorf("a limit of %d: %v", bad, err)
+		}
 	}
+	for _, bad := range []int{1, 62} {
+		if err := client.SetMaxPayload(bad); !errors.Is(err, aftls.ErrNoKernel) {
+			t.Errorf("a limit of %d: %v", bad, err)
+		}
+	}
+	err := client.SetMaxPayload(1000)
 	if errors.Is(err, aftls.ErrNoKernel) && errors.Is(err, syscall.ENOPROTOOPT) {
 		t.Log("not there: TLS_TX_MAX_PAYLOAD_LEN (ENOPROTOOPT)")
+		say(t, client, "and goes on")
+		wantLine(t, server, "and goes on")
 		return
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer client.Close()
 	want := payload(t, 100000)
 	go client.Write(want)
 	got := make([]byte, len(want))
@@ -556,12 +562,88 @@ func TestKernelMaxPayload(t *testing.T) {
 	if full < 90 {
 		t.Errorf("%d of %d records hold 1000 bytes", full, len(records))
 	}
-	for _, bad := range []int{10, 62, 16385} {
+}
+
+// A limit that was set in soft moves along, to another process and to a kernel that can
+// keep it; no other kernel gets the connection.
+func TestKernelMaxPayloadMoves(t *testing.T) {
+	aftlstest.NeedKernel(t)
+	a, b, wire := aftlstest.WirePair(t)
+	ccfg, scfg := configs(t)
+	client, server := handshakePair(t, a, b, ccfg, scfg, aftls.Options{Provider: aftls.Soft})
+	if err := client.SetMaxPayload(500); err != nil {
+		t.Fatal(err)
+	}
+	in := arriving{more: make(chan struct{}, 1), ended: make(chan error, 1)}
+	want := payload(t, 150000)
+	go in.read(server, want)
+	for i := range 3 {
+		if i > 0 {
+			st, err := client.Detach()
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := st.MarshalBinary()
+			if err != nil {
+				t.Fatal(err)
+			}
+			st = new(aftls.State)
+			if err := st.UnmarshalBinary(b); err != nil {
+				t.Fatal(err)
+			}
+			if client, err = aftls.Resume(a, st, aftls.Options{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i == 1 {
+			if err := client.MoveToKernel(); errors.Is(err, aftls.ErrNoKernel) && errors.Is(err, syscall.ENOPROTOOPT) {
+				t.Log("not there: TLS_TX_MAX_PAYLOAD_LEN (ENOPROTOOPT)")
+				wantProviders(t, client, aftls.Soft, aftls.Soft)
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := client.Write(want[i*50000:][:50000]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in.wait(t, len(want))
+	if err := <-in.ended; err != nil {
+		t.Error(err)
+	}
+	client.Close()
+	records, _, err := wire.ToServer().Records()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range records[1:] { // behind the ClientHello
+		if len(r) > record.HeaderLen+500+1+record.TagLen {
+			t.Errorf("a record of %d bytes", len(r))
+		}
+	}
+}
+
+// Keys of AES-CCM, which no handshake here gives, are for the kernel only.
+func TestKernelCCM(t *testing.T) {
+	aftlstest.NeedKernel(t)
+	for _, x := range []struct{ version, suite uint16 }{{record.TLS13, 0x1304}, {record.TLS12, 0xc09c}, {record.TLS12, 0xc0ac}} {
+		k := record.Keys{Version: x.version, Suite: x.suite, Key: payload(t, 16), IV: payload(t, 4)}
+		if x.version == record.TLS13 {
+			k.IV = payload(t, 12)
+		}
 		a, b := tcpPair(t)
-		go tls.Server(b, scfg).Handshake()
-		opt.Kernel.MaxPayload = bad
-		if _, err := aftls.Client(context.Background(), a, ccfg, opt); !errors.Is(err, aftls.ErrNoKernel) {
-			t.Errorf("a limit of %d: %v", bad, err)
+		opt := aftls.Options{Provider: aftls.Kernel}
+		from, to := aftls.NewSocket(a, opt), aftls.NewSocket(b, opt)
+		if err := errors.Join(from.SetKeys(aftls.Send, k), to.SetKeys(aftls.Receive, k)); err != nil {
+			t.Fatalf("%#x: %v", x.suite, err)
+		}
+		transfer(t, from, to, 100000)
+		if i := from.Info().Send; i.Provider != aftls.Kernel || i.Bytes != 100000 || i.Suite != x.suite {
+			t.Errorf("%+v", i)
+		}
+		c, _ := tcpPair(t)
+		if err := aftls.NewSocket(c, aftls.Options{Provider: aftls.Soft}).SetKeys(aftls.Send, k); !errors.Is(err, record.ErrSuite) {
+			t.Errorf("in soft: %v", err)
 		}
 	}
 }
@@ -617,6 +699,45 @@ func TestKernelNettest(t *testing.T) {
 	}
 }
 
+// arriving counts the bytes that have come to the other end.
+type arriving struct {
+	n     atomic.Int64
+	more  chan struct{} // n has grown
+	ended chan error
+}
+
+// read reads until all has come, and compares.
+func (a *arriving) read(from io.Reader, want []byte) {
+	defer close(a.more)
+	got := make([]byte, len(want))
+	for n := 0; n < len(want); {
+		m, err := from.Read(got[n:])
+		if n += m; err != nil {
+			a.ended <- fmt.Errorf("after %d of %d bytes: %w", n, len(want), err)
+			return
+		}
+		a.n.Store(int64(n))
+		select {
+		case a.more <- struct{}{}:
+		default:
+		}
+	}
+	if !bytes.Equal(got, want) {
+		a.ended <- errors.New("other data came than were sent")
+	}
+	close(a.ended)
+}
+
+// wait waits until n bytes have come.
+func (a *arriving) wait(t *testing.T, n int) {
+	t.Helper()
+	for a.n.Load() < int64(n) {
+		if _, ok := <-a.more; !ok && a.n.Load() < int64(n) {
+			t.Fatal(<-a.ended)
+		}
+	}
+}
+
 // No nonce goes over the wire twice, whatever is moved while data is sent. In TLS 1.2
 // with AES-GCM it stands in every record.
 func TestKernelNonces(t *testing.T) {
@@ -627,17 +748,15 @@ func TestKernelNonces(t *testing.T) {
 	ccfg.CipherSuites = []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}
 	client, server := handshakePair(t, a, b, ccfg, scfg, aftls.Options{Provider: aftls.Soft})
 	want := payload(t, 2<<20)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		got := make([]byte, len(want))
-		if _, err := io.ReadFull(server, got); err != nil || !bytes.Equal(got, want) {
-			t.Error("other data came than were sent:", err)
-		}
-	})
+	in := arriving{more: make(chan struct{}, 1), ended: make(chan error, 1)}
+	go in.read(server, want)
 	sent := 0
 	for i := 0; sent < len(want); i++ {
 		done := make(chan int)
 		go func(c *aftls.Conn) { n, _ := c.Write(want[sent:min(len(want), sent+300000)]); done <- n }(client)
+		// A byte of this Write has come: so it has begun, and every round sends
+		// something, however slow the machine is.
+		in.wait(t, sent+1)
 		switch {
 		case i == 2:
 			if err := client.MoveToKernel(); err != nil {
@@ -655,7 +774,10 @@ func TestKernelNonces(t *testing.T) {
 			}
 		}
 	}
-	wg.Wait()
+	in.wait(t, len(want))
+	if err := <-in.ended; err != nil {
+		t.Fatal(err)
+	}
 	wantProviders(t, client, aftls.Kernel, client.Info().Receive.Provider)
 	client.Close()
 	records, _, err := wire.ToServer().Records()

@@ -19,6 +19,7 @@ type sender interface {
 	CanRekey() bool
 	Left() uint64
 	Limits() (maxRecords uint64, padding int)
+	MaxPayload() int
 	SetMaxPayload(int) error
 
 	Write(v *[][]byte, limit int) (int, error)
@@ -114,7 +115,7 @@ func (s *Socket) keySend(k record.Keys) error {
 			return nil
 		}
 	}
-	if s.opt.RequireKernel || s.opt.Kernel.MaxPayload != 0 {
+	if s.opt.RequireKernel {
 		return noKernel(why)
 	}
 	s.setWhy(Send, why)

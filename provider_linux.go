@@ -1,6 +1,12 @@
 package aftls
 
 import (
+	"cmp"
+	"io"
+	"net"
+	"os"
+	"syscall"
+
 	"github.com/aftls/aftls/internal/kernel"
 	"github.com/aftls/aftls/internal/soft"
 	"github.com/aftls/aftls/record"
@@ -34,12 +40,15 @@ func (k kernelReceiver) SetGate(g *soft.Gate) { k.Receiver.SetGate((*kernel.Gate
 // kernel. What own does not have to end is the caller's. wmu is held.
 func (s *Socket) sendInKernel(own *soft.Sender, k record.Keys) error {
 	records, _ := own.Limits()
+	if err := kernel.Limited(k.Version, own.MaxPayload()); err != nil {
+		return err
+	}
 	snd, err := kernel.NewSender(s.ulp, k, records, (*kernel.Stats)(own.Stats()))
 	if err != nil {
 		return err
 	}
-	if o := s.opt.Kernel; o.MaxPayload != 0 {
-		if err := snd.SetMaxPayload(o.MaxPayload); err != nil {
+	if most := own.MaxPayload(); most < record.MaxPlaintext {
+		if err := snd.SetMaxPayload(most); err != nil {
 			s.werr = noKernel(err) // the kernel has the key: there is no way back
 			return err
 		}
@@ -71,7 +80,7 @@ func (s *Socket) receiveInKernel(own *soft.Receiver, k record.Keys) error {
 // detached, with their keys as the kernel has them.
 func (s *Socket) resumeInKernel(st *State, opt Options) error {
 	if st.sendKernel {
-		snd, err := kernel.TakeSender(s.ulp, st.send, opt.MaxRecords, st.unsent)
+		snd, err := kernel.TakeSender(s.ulp, st.send, opt.MaxRecords, cmp.Or(st.maxPayload, record.MaxPlaintext), st.unsent)
 		if err != nil {
 			return err
 		}
@@ -155,6 +164,98 @@ func (s *Socket) spliceTurn(from *soft.Source, x **kernel.Splice, limit int64) (
 	}
 	return n, true, nil
 }
+
+// splicer is the writer of a WriteTo: where it is a stream of the system, what the
+// kernel has opened goes there through a pipe.
+type splicer struct {
+	w    io.Writer
+	raw  syscall.RawConn
+	pipe *kernel.Splice
+	not  bool // it has to be written to
+}
+
+func (to *splicer) close() {
+	if to.pipe != nil {
+		to.pipe.Close()
+	}
+}
+
+// open finds the descriptor and makes the pipe, at the first need.
+func (to *splicer) open() bool {
+	if to.not || to.pipe != nil {
+		return !to.not
+	}
+	to.not = true
+	var err error
+	switch w := to.w.(type) {
+	case *net.TCPConn:
+		to.raw, err = w.SyscallConn()
+	case *net.UnixConn:
+		if w.LocalAddr().Network() != "unix" { // messages have bounds
+			return false
+		}
+		to.raw, err = w.SyscallConn()
+	case *os.File:
+		if st, serr := w.Stat(); serr != nil || st.Mode()&os.ModeNamedPipe == 0 {
+			return false
+		}
+		to.raw, err = w.SyscallConn()
+	default:
+		return false
+	}
+	if err == nil {
+		to.pipe = kernel.NewSpliceTo()
+		to.not = to.pipe == nil
+	}
+	return !to.not
+}
+
+// spliceTo moves what has come to the writer, if the kernel has this side. ok is false
+// where it has to be read. No lock is kept while the writer is waited for.
+func (s *Socket) spliceTo(to *splicer, control, data func() error) (n int, ok bool, err error) {
+	n, ok, err = s.trySplice(to, control, data)
+	if n == 0 {
+		return 0, ok, err
+	}
+	wrote, werr := to.pipe.Drain(to.w, to.raw, n)
+	switch {
+	case werr == kernel.ErrNoSplice:
+		to.not = true
+	case werr != nil:
+		err = &writerError{werr}
+	case wrote < n:
+		err = &writerError{io.ErrShortWrite}
+	}
+	return wrote, true, err
+}
+
+func (s *Socket) trySplice(to *splicer, control, data func() error) (n int, ok bool, err error) {
+	s.rmu.Lock()
+	defer s.unlockRead()
+	if err := s.readable(); err != nil {
+		return 0, true, err
+	}
+	k, is := s.recv.(kernelReceiver)
+	if !is || !to.open() {
+		return 0, false, nil
+	}
+	n, err = k.TrySplice(to.pipe, spliceToMax)
+	switch {
+	case err == kernel.ErrNoSplice && n == 0:
+		return 0, false, nil
+	case err == kernel.ErrNoSplice:
+		err = nil
+	case err != nil && n == 0:
+		err = s.readFailed(err)
+	case err != nil:
+		err = nil // it is sticky, and comes with the next read
+	}
+	n, err = came(n, err, control, data)
+	return n, true, err
+}
+
+// spliceToMax is how many bytes wait for the writer of a WriteTo at most.
+const spliceToMax = 16 * record.MaxPlaintext
 
 // spliceMax is how many bytes one splice takes from its source: what a pipe holds.
 const spliceMax = 64 << 10

@@ -4,6 +4,7 @@ package aftls
 
 import (
 	"errors"
+	"io"
 
 	"github.com/aftls/aftls/internal/kernel"
 	"github.com/aftls/aftls/internal/soft"
@@ -19,6 +20,14 @@ func (s *Socket) resumeInKernel(*State, Options) error { return errors.ErrUnsupp
 func (s *Socket) sendFile(*soft.Source, int64) (int64, bool, error) { return 0, false, nil }
 
 func (s *Socket) spliceTurn(*soft.Source, **kernel.Splice, int64) (int64, bool, error) {
+	return 0, false, nil
+}
+
+type splicer struct{ w io.Writer }
+
+func (*splicer) close() {}
+
+func (s *Socket) spliceTo(*splicer, func() error, func() error) (int, bool, error) {
 	return 0, false, nil
 }
 

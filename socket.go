@@ -130,20 +130,26 @@ func (s *Socket) SetKeys(d Direction, k record.Keys) error {
 // [ErrTooLarge]. A peer that asks for less does so by record_size_limit (RFC 8449),
 // which counts the content type of TLS 1.3: n is that less 1 there. For a direction in
 // the kernel 64 is the least, 63 in TLS 1.3, and a kernel that cannot do it (before
-// Linux 6.19) is [ErrNoKernel].
+// Linux 6.19) is [ErrNoKernel]. A limit goes along with Detach and MoveToKernel; where
+// it was set before the first key, or in soft, a kernel that cannot keep it does not get
+// the direction.
 func (s *Socket) SetMaxPayload(n int) error {
+	return opError("set record size", s.carrier, s.setMaxPayload(n))
+}
+
+func (s *Socket) setMaxPayload(n int) error {
 	if err := s.lockWrite(); err != nil {
-		return opError("set record size", s.carrier, err)
+		return err
 	}
 	defer s.unlockWrite()
-	err := s.send.SetMaxPayload(n)
-	switch {
-	case err == record.ErrTooLarge:
-		err = ErrTooLarge
-	case err != nil:
-		err = noKernel(err)
+	switch err := s.send.SetMaxPayload(n); err {
+	case nil:
+		return nil
+	case record.ErrTooLarge:
+		return ErrTooLarge
+	default:
+		return noKernel(err)
 	}
-	return opError("set record size", s.carrier, err)
 }
 
 func (s *Socket) setSendKeys(k record.Keys) error {
@@ -385,7 +391,10 @@ func (s *Socket) waitRead() error {
 
 // WriteTo writes application data to w until the stream ends or a control
 // record is next, for which the error is [ErrControl]. Data that was read when w
-// fails is lost.
+// fails is lost. Where the kernel has the receiving side and w is a *net.TCPConn, a
+// *net.UnixConn that is a stream, or an *os.File that is a pipe, data goes there by
+// splice(2) and does not come into this process; two more descriptors are open
+// meanwhile.
 func (s *Socket) WriteTo(w io.Writer) (n int64, err error) {
 	n, err = s.writeTo(w, func() error { return ErrControl }, func() error { return nil })
 	return n, opErrorOf("read", s, err)
@@ -395,9 +404,17 @@ func (s *Socket) WriteTo(w io.Writer) (n int64, err error) {
 // every read that brought some, both under rmu. No lock is kept while w is
 // written to: w may be slow for ever. No buffer is kept while nothing comes.
 func (s *Socket) writeTo(w io.Writer, control, data func() error) (n int64, err error) {
+	to := splicer{w: w}
+	defer to.close()
 	for {
 		if err := s.await(); err != nil {
 			return n, err
+		}
+		if m, ok, err := s.spliceTo(&to, control, data); ok {
+			if n += int64(m); err != nil {
+				return n, err
+			}
+			continue
 		}
 		b := soft.Lend()
 		m, rerr := s.tryRead(b, control, data)
@@ -452,6 +469,11 @@ func (s *Socket) tryRead(b []byte, control, data func() error) (n int, err error
 	if n, err = s.recv.TryRead(b); err != nil {
 		err = s.readFailed(err)
 	}
+	return came(n, err, control, data)
+}
+
+// came does what follows a read for writeTo.
+func came(n int, err error, control, data func() error) (int, error) {
 	switch {
 	case n > 0:
 		err = data()
@@ -544,7 +566,17 @@ func (s *Socket) Info() Info {
 	if h := s.hooks.Load(); h != nil {
 		h.info(&i)
 	}
+	s.devices(&i, isKernel(send), isKernel(recv))
 	return i
+}
+
+// devices notes which of the directions that are in the kernel a device has.
+func (s *Socket) devices(i *Info, send, receive bool) {
+	if !send && !receive || s.life.Load() != alive {
+		return
+	}
+	tx, rx := kernel.Devices(s.carrier.LocalAddr(), s.carrier.RemoteAddr())
+	i.Send.Device, i.Receive.Device = send && tx, receive && rx
 }
 
 func (s *Socket) directionInfo(half any, st *soft.Stats, why error) DirectionInfo {

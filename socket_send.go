@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/aftls/aftls/internal/kernel"
@@ -355,7 +356,8 @@ func (s *Socket) closeWrite() error {
 		if err := s.settle(time.Time{}); err != nil {
 			return s.writeFailed(err)
 		}
-		if err := half.CloseWrite(); err != nil {
+		// A peer that has closed altogether left no direction to end.
+		if err := half.CloseWrite(); err != nil && !errors.Is(err, syscall.ENOTCONN) {
 			return s.writeFailed(err)
 		}
 	}

@@ -1,6 +1,7 @@
 package aftls
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -27,6 +28,8 @@ type State struct {
 	spent atomic.Bool
 
 	send, recv record.Keys
+
+	maxPayload int // of a record that is sent; 0 is record.MaxPlaintext
 
 	unsent     []byte // sealed, to go out first
 	ciphertext []byte // read from the carrier, not opened
@@ -151,6 +154,7 @@ func (s *Socket) fill(st *State) (err error) {
 	if st.recv, err = s.recv.Keys(); err != nil {
 		return ErrNoKeys
 	}
+	st.maxPayload = s.send.MaxPayload()
 	st.unsent = s.send.Unsent()
 	st.ciphertext, st.plaintext = s.recv.Unread()
 	if typ, b, ok := s.recv.Control(); ok {
@@ -185,7 +189,9 @@ func resumeSocket(carrier net.Conn, st *State, opt Options, conn bool) (*Socket,
 		s.recv.PutBack(st.controlType, st.control)
 	}
 	if err == nil && !st.sendKernel {
-		err = s.send.SetKeys(st.send)
+		if err = s.send.SetMaxPayload(cmp.Or(st.maxPayload, record.MaxPlaintext)); err == nil {
+			err = s.send.SetKeys(st.send)
+		}
 	}
 	if err == nil && !st.recvKernel {
 		err = s.recv.SetKeys(st.recv)
@@ -234,7 +240,7 @@ func resumed(carrier net.Conn, st *State, opt Options) (*Socket, error) {
 }
 
 // stateMagic starts every encoded State; the last byte is the version.
-const stateMagic = "aftls state\x02"
+const stateMagic = "aftls state\x03"
 
 // MarshalBinary encodes the state for another process, and spends it. Exporters
 // and session tickets stay behind: they need the tls.Conn of this process.
@@ -246,6 +252,7 @@ func (st *State) MarshalBinary() ([]byte, error) {
 	b := cryptobyte.NewBuilder(append(make([]byte, 0, st.size()), stateMagic...))
 	addKeys(b, st.send)
 	addKeys(b, st.recv)
+	b.AddUint16(uint16(st.maxPayload))
 	addBytes(b, st.unsent)
 	addBytes(b, st.ciphertext)
 	addBytes(b, st.plaintext)
@@ -300,17 +307,18 @@ func (st *State) UnmarshalBinary(data []byte) error {
 	}
 	var isConn bool
 	var typ uint8
+	var most uint16
 	st.conn = nil
-	ok := readKeys(&s, &st.send) && readKeys(&s, &st.recv) &&
+	ok := readKeys(&s, &st.send) && readKeys(&s, &st.recv) && s.ReadUint16(&most) &&
 		readBytes(&s, &st.unsent) && readBytes(&s, &st.ciphertext) && readBytes(&s, &st.plaintext) &&
 		readBool(&s, &st.hasControl) && s.ReadUint8(&typ) && readBytes(&s, &st.control) &&
 		readBool(&s, &st.ended) && readBool(&s, &st.shut) &&
 		readBool(&s, &st.sendKernel) && readBool(&s, &st.recvKernel) && readBool(&s, &isConn)
-	st.controlType = record.ContentType(typ)
+	st.controlType, st.maxPayload = record.ContentType(typ), int(most)
 	if ok && isConn {
 		st.conn, ok = readConnState(&s, st.send)
 	}
-	if !ok || !s.Empty() || len(st.control) > record.MaxPlaintext {
+	if !ok || !s.Empty() || len(st.control) > record.MaxPlaintext || most > record.MaxPlaintext {
 		st.wipe()
 		return ErrState
 	}

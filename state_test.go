@@ -157,7 +157,7 @@ func TestStateRoundTrip(t *testing.T) {
 
 func TestStateVersion(t *testing.T) {
 	b := marshal(t, fullState(t, tls.VersionTLS13, tls.TLS_AES_128_GCM_SHA256))
-	if len(stateMagic) != 12 || b[11] != 2 {
+	if len(stateMagic) != 12 || b[11] != 3 {
 		t.Fatalf("the version is not where it was: % x", b[:12])
 	}
 	b[11]++

@@ -98,7 +98,13 @@ func (c *call) onLock() { c.t.Helper(); c.blocked("sync.Mutex.Lock") }
 func (c *call) blocked(state string) {
 	c.t.Helper()
 	want := append(bytes.Clone(c.id), state...)
+	turns := 1
 	eventually(c.t, "for a call to block on "+state, func() bool {
+		// A dump stops everybody, so the next one comes later.
+		for range turns {
+			runtime.Gosched()
+		}
+		turns = min(2*turns, maxTurns)
 		select {
 		case <-c.done:
 			c.t.Fatalf("the call should block, and returned %d, %v", c.n, c.err)
@@ -107,6 +113,9 @@ func (c *call) blocked(state string) {
 		return bytes.Contains(stacks(), want)
 	})
 }
+
+// maxTurns is how often the others get the processor between two dumps, at most.
+const maxTurns = 1 << 10
 
 // running fails the test when the call has returned.
 func (c *call) running(what string) {

@@ -9,12 +9,12 @@ import (
 )
 
 var (
-	aes128GCMDatagram13 = suite{DTLS13, sha256.New, sha256.Size, 16, 12, false}
-	aes256GCMDatagram13 = suite{DTLS13, sha512.New384, sha512.Size384, 32, 12, false}
-	chachaDatagram13    = suite{DTLS13, sha256.New, sha256.Size, 32, 12, true}
-	aes128GCMDatagram12 = suite{DTLS12, sha256.New, sha256.Size, 16, 4, false}
-	aes256GCMDatagram12 = suite{DTLS12, sha512.New384, sha512.Size384, 32, 4, false}
-	chachaDatagram12    = suite{DTLS12, sha256.New, sha256.Size, 32, 12, true}
+	aes128GCMDatagram13 = suite{DTLS13, sha256.New, sha256.Size, 16, 12, aesGCM}
+	aes256GCMDatagram13 = suite{DTLS13, sha512.New384, sha512.Size384, 32, 12, aesGCM}
+	chachaDatagram13    = suite{DTLS13, sha256.New, sha256.Size, 32, 12, chaCha20}
+	aes128GCMDatagram12 = suite{DTLS12, sha256.New, sha256.Size, 16, 4, aesGCM}
+	aes256GCMDatagram12 = suite{DTLS12, sha512.New384, sha512.Size384, 32, 4, aesGCM}
+	chachaDatagram12    = suite{DTLS12, sha256.New, sha256.Size, 32, 12, chaCha20}
 )
 
 func datagram(version uint16) bool { return version == DTLS12 || version == DTLS13 }
@@ -157,7 +157,7 @@ const sampleLen = 16
 
 func (k *numberKey) init(s *suite, key []byte) error {
 	*k = numberKey{}
-	if s.chacha {
+	if s.aead == chaCha20 {
 		k.chacha = chachaWords(key)
 		return nil
 	}

@@ -21,9 +21,18 @@ type suite struct {
 	hash    func() hash.Hash
 	hashLen int
 	keyLen  int
-	ivLen   int  // 4: TLS 1.2 GCM, the other 8 bytes of the nonce travel in the record
-	chacha  bool // ChaCha20-Poly1305, else AES-GCM
+	ivLen   int // 4: TLS 1.2 GCM, the other 8 bytes of the nonce travel in the record
+	aead    aead
 }
+
+// aead is the cipher of a suite.
+type aead uint8
+
+const (
+	aesGCM aead = iota
+	chaCha20
+	aesCCM // keys only: this package neither seals nor opens with it
+)
 
 func (s *suite) explicitLen() int { return nonceLen - s.ivLen }
 
@@ -33,16 +42,19 @@ func (s *suite) is13() bool { return s.version == TLS13 || s.version == DTLS13 }
 const nonceLen = 12
 
 var (
-	aes128GCM13 = suite{TLS13, sha256.New, sha256.Size, 16, 12, false}
-	aes256GCM13 = suite{TLS13, sha512.New384, sha512.Size384, 32, 12, false}
-	chacha13    = suite{TLS13, sha256.New, sha256.Size, 32, 12, true}
-	aes128GCM12 = suite{TLS12, sha256.New, sha256.Size, 16, 4, false}
-	aes256GCM12 = suite{TLS12, sha512.New384, sha512.Size384, 32, 4, false}
-	chacha12    = suite{TLS12, sha256.New, sha256.Size, 32, 12, true}
+	aes128GCM13 = suite{TLS13, sha256.New, sha256.Size, 16, 12, aesGCM}
+	aes256GCM13 = suite{TLS13, sha512.New384, sha512.Size384, 32, 12, aesGCM}
+	chacha13    = suite{TLS13, sha256.New, sha256.Size, 32, 12, chaCha20}
+	aes128CCM13 = suite{TLS13, sha256.New, sha256.Size, 16, 12, aesCCM}
+	aes128GCM12 = suite{TLS12, sha256.New, sha256.Size, 16, 4, aesGCM}
+	aes256GCM12 = suite{TLS12, sha512.New384, sha512.Size384, 32, 4, aesGCM}
+	aes128CCM12 = suite{TLS12, sha256.New, sha256.Size, 16, 4, aesCCM}
+	chacha12    = suite{TLS12, sha256.New, sha256.Size, 32, 12, chaCha20}
 )
 
 // lookup knows the suites by their IANA numbers. The TLS 1.2 ones are those of
-// RFC 5288, 5289 and 7905 that crypto/tls negotiates.
+// RFC 5288, 5289 and 7905 that crypto/tls negotiates. Those of AES-CCM (RFC 6655 and
+// 7251), which it does not, are for keys that go elsewhere.
 func lookup(version, id uint16) *suite {
 	if datagram(version) {
 		return lookupDatagram(version, id)
@@ -55,6 +67,10 @@ func lookup(version, id uint16) *suite {
 		s = &aes256GCM13
 	case 0x1303:
 		s = &chacha13
+	case 0x1304:
+		s = &aes128CCM13
+	case 0xc09c, 0xc09e, 0xc0ac:
+		s = &aes128CCM12
 	case 0x009c, 0xc02b, 0xc02f:
 		s = &aes128GCM12
 	case 0x009d, 0xc02c, 0xc030:
@@ -70,14 +86,22 @@ func lookup(version, id uint16) *suite {
 
 // Supported reports whether this package serves the suite (its IANA number, as
 // in crypto/tls) in the version.
-func Supported(version, suite uint16) bool { return lookup(version, suite) != nil }
+func Supported(version, suite uint16) bool {
+	s := lookup(version, suite)
+	return s != nil && s.aead != aesCCM
+}
 
 // Limit returns how many records one key may seal: 2^24.5 for AES-GCM in
-// TLS 1.3 and DTLS 1.3 (RFC 8446, 5.5; RFC 9147, 4.5.3). ChaCha20-Poly1305 and
-// the versions before have no limit below that of the sequence number.
+// TLS 1.3 and DTLS 1.3 (RFC 8446, 5.5; RFC 9147, 4.5.3), 2^23 for AES-CCM in TLS 1.3,
+// as RFC 9147 has it. ChaCha20-Poly1305 and the versions before have no limit below
+// that of the sequence number.
 func Limit(version, id uint16) uint64 {
-	if s := lookup(version, id); s != nil && s.is13() && !s.chacha {
+	switch s := lookup(version, id); {
+	case s == nil || !s.is13():
+	case s.aead == aesGCM:
 		return 23726566
+	case s.aead == aesCCM:
+		return 1 << 23
 	}
 	return math.MaxUint64
 }
@@ -295,6 +319,9 @@ const ivAt = 32
 func (h *half) init(k Keys) error {
 	h.using = nil
 	s := lookup(k.Version, k.Suite)
+	if s != nil && s.aead == aesCCM {
+		return ErrSuite
+	}
 	if s != nil && s.is13() && len(k.Secret) == s.hashLen {
 		if err := k.consistent(); err != nil {
 			return err
@@ -357,8 +384,11 @@ func (h *half) ready() error {
 }
 
 func newAEAD(s *suite, key []byte) (cipher.AEAD, error) {
-	if s.chacha {
+	switch s.aead {
+	case chaCha20:
 		return chacha20poly1305.New(key)
+	case aesCCM:
+		return nil, ErrSuite
 	}
 	return gcm.New(key)
 }

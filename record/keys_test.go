@@ -70,7 +70,7 @@ func TestTrafficKeysRefusesSuitesNotOfTLS13(t *testing.T) {
 			t.Errorf("%v: %v, want ErrSuite", p, err)
 		}
 	}
-	for _, id := range []uint16{0, 0x1300, 0x1304, 0x1305, 0xffff} {
+	for _, id := range []uint16{0, 0x1300, 0x1305, 0xffff} {
 		if _, err := record.TrafficKeys(id, make([]byte, 32)); !errors.Is(err, record.ErrSuite) {
 			t.Errorf("%#04x: %v, want ErrSuite", id, err)
 		}
@@ -192,6 +192,37 @@ func TestKeyBlockRefusesSuitesNotOfTLS12(t *testing.T) {
 		_, _, err := record.KeyBlock(id, make([]byte, 48), make([]byte, 32), make([]byte, 32))
 		if !errors.Is(err, record.ErrSuite) {
 			t.Errorf("%#04x: %v, want ErrSuite", id, err)
+		}
+	}
+}
+
+// Keys of AES-CCM are known, for those who have the cipher: nothing here seals with it.
+func TestKeysOfCCM(t *testing.T) {
+	k, err := record.TrafficKeys(0x1304, make([]byte, 32))
+	if err != nil || len(k.Key) != 16 || len(k.IV) != 12 {
+		t.Errorf("%d bytes of key, %d of iv, %v", len(k.Key), len(k.IV), err)
+	}
+	next, err := k.Next()
+	if err != nil || bytes.Equal(next.Key, k.Key) || record.Limit(record.TLS13, 0x1304) != 1<<23 {
+		t.Error(err)
+	}
+	old := []record.Keys{k}
+	for _, id := range []uint16{0xc09c, 0xc09e, 0xc0ac} {
+		c, s, err := record.KeyBlock(id, make([]byte, 48), make([]byte, 32), make([]byte, 32))
+		if err != nil || len(c.Key) != 16 || len(c.IV) != 4 || len(s.Key) != 16 || len(s.IV) != 4 {
+			t.Errorf("%#04x: %v", id, err)
+		}
+		old = append(old, c, s)
+	}
+	for _, k := range old {
+		if _, err := record.NewSealer(k); !errors.Is(err, record.ErrSuite) {
+			t.Error(k, err)
+		}
+		if _, err := record.NewOpener(k); !errors.Is(err, record.ErrSuite) {
+			t.Error(k, err)
+		}
+		if err := record.Usable(k.Version, k.Suite); !errors.Is(err, record.ErrSuite) {
+			t.Error(k, err)
 		}
 	}
 }

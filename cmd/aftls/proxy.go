@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/aftls/aftls"
@@ -161,24 +162,23 @@ func (p *proxy) relay(c *aftls.Conn) (r relayed) {
 	defer b.Close()
 	up := make(chan error, 1)
 	go func() {
-		to := &target{Conn: b}
 		var err error
 		if len(first.data) > 0 {
 			var n int
-			n, err = to.Write(first.data)
+			n, err = b.Write(first.data)
 			r.received = int64(n)
 			first.drop()
 		}
 		if err == nil {
 			var n int64
-			n, err = c.WriteTo(to)
+			n, err = c.WriteTo(b)
 			r.received += n
 		}
 		switch {
 		case err == nil:
 			b.CloseWrite() // if that fails, reading from it fails too
-		case to.err != nil: // the backend takes no more, and may still answer
-			err = fmt.Errorf("backend: %w", to.err)
+		case !ofClient(err, "read"): // the backend takes no more, and may still answer
+			err = fmt.Errorf("backend: %w", err)
 		default:
 			reset(b)
 		}
@@ -190,7 +190,7 @@ func (p *proxy) relay(c *aftls.Conn) (r relayed) {
 		down = c.CloseWrite()
 	}
 	if down != nil {
-		if e, ok := errors.AsType[*net.OpError](down); !ok || e.Op != "write" && e.Op != "close" { // not c's
+		if !ofClient(down, "write", "close") {
 			refuse(c)
 			down = fmt.Errorf("backend: %w", down)
 		}
@@ -204,15 +204,11 @@ func (p *proxy) relay(c *aftls.Conn) (r relayed) {
 	return r
 }
 
-// target is where a client's bytes go. Its error is not one of the client's.
-type target struct {
-	net.Conn
-	err error
-}
-
-func (t *target) Write(p []byte) (n int, err error) {
-	n, t.err = t.Conn.Write(p)
-	return n, t.err
+// ofClient reports whether the error of a copy is the client's connection's, which did
+// one of these, and not the backend's.
+func ofClient(err error, ops ...string) bool {
+	e, ok := errors.AsType[*net.OpError](err)
+	return ok && slices.Contains(ops, e.Op)
 }
 
 // refuse ends a connection whose backend failed: nobody must take what came so

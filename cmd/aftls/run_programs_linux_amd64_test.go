@@ -57,16 +57,6 @@ func (s site) get(t *testing.T, version uint16, url string, times int) {
 	}
 }
 
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 const opensslKTLS = `openssl_conf = c
 [c]
 ssl_conf = s

@@ -215,7 +215,7 @@ func ended(logger *slog.Logger, c *aftls.Conn, since time.Time, err error, more 
 	i, cs := c.Info(), c.ConnectionState()
 	args := []any{
 		"peer", c.RemoteAddr().String(), "version", i.Send.VersionName(), "suite", i.Send.SuiteName(), "resumed", i.Resumed,
-		"name", cs.ServerName, "alpn", cs.NegotiatedProtocol, "duration", time.Since(since).Round(time.Millisecond).String(),
+		"send", i.Send.Provider.String(), "receive", i.Receive.Provider.String(), "name", cs.ServerName, "alpn", cs.NegotiatedProtocol, "duration", time.Since(since).Round(time.Millisecond).String(),
 	}
 	args = append(args, more...)
 	if err != nil {

@@ -17,6 +17,7 @@ const (
 	getRecordType    = 2
 	cipherAESGCM128  = 51
 	cipherAESGCM256  = 52
+	cipherAESCCM128  = 53
 	cipherChaCha20   = 54
 	infoHead         = 4  // version and cipher, native byte order
 	infoMax          = 56 // of the longest struct tls12_crypto_info_…
@@ -33,6 +34,10 @@ const (
 	chachaTLS13      = 0x1303
 	chachaTLS12ECDSA = 0xcca9
 	chachaTLS12RSA   = 0xcca8
+	ccmTLS13         = 0x1304
+	ccmTLS12RSA      = 0xc09c
+	ccmTLS12DHE      = 0xc09e
+	ccmTLS12ECDSA    = 0xc0ac
 )
 
 // cryptoInfo is a struct tls12_crypto_info_…, which TLS 1.3 uses too. It holds a
@@ -47,10 +52,13 @@ func (i *cryptoInfo) bytes() []byte { return i.b[:i.n] }
 func (i *cryptoInfo) wipe() { clear(i.b[:]) }
 
 func cipherOf(k record.Keys) uint16 {
-	switch {
-	case k.Suite == chachaTLS13 || k.Suite == chachaTLS12ECDSA || k.Suite == chachaTLS12RSA:
+	switch k.Suite {
+	case chachaTLS13, chachaTLS12ECDSA, chachaTLS12RSA:
 		return cipherChaCha20
-	case len(k.Key) == longKey:
+	case ccmTLS13, ccmTLS12RSA, ccmTLS12DHE, ccmTLS12ECDSA:
+		return cipherAESCCM128 // which has the layout of AES-128-GCM
+	}
+	if len(k.Key) == longKey {
 		return cipherAESGCM256
 	}
 	return cipherAESGCM128
@@ -58,7 +66,7 @@ func cipherOf(k record.Keys) uint16 {
 
 // set fills i from keys whose lengths package record has checked.
 //
-// The nonce of AES-GCM is cut into salt and iv. In TLS 1.2 the iv is what travels
+// The nonce of AES-GCM and AES-CCM is cut into salt and iv. In TLS 1.2 the iv is what travels
 // in each record: the kernel begins with ours and counts, and the number of the
 // record is unique as it is for crypto/tls.
 func (i *cryptoInfo) set(k record.Keys) {
@@ -83,7 +91,7 @@ func (i *cryptoInfo) set(k record.Keys) {
 
 // lenFor is how long the struct for keys is.
 func lenFor(k record.Keys) int {
-	if cipherOf(k) == cipherAESGCM128 {
+	if len(k.Key) == shortKey {
 		return infoLenAES128
 	}
 	return infoLenLong

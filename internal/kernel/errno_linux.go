@@ -47,7 +47,7 @@ func keyError(err error, again bool) error {
 		// direction; since 7.2 also for a socket in a sockmap.
 		reason = "this kernel does not have this cipher suite in this version of TLS, or the connection is in a sockmap"
 	case unix.ENOENT:
-		reason = "the kernel has no implementation of the cipher: run 'modprobe gcm' or 'modprobe chacha20poly1305' as root"
+		reason = "the kernel has no implementation of the cipher: run 'modprobe gcm', 'modprobe chacha20poly1305' or 'modprobe ccm' as root"
 	case unix.ENOPROTOOPT:
 		reason = "the connection has no upper layer protocol tls"
 	case unix.ENOTCONN:

@@ -13,7 +13,8 @@
 //	sendfile_linux.go       files into records, without a copy in our process
 //	splice_linux.go         pipes and sockets into records, the same
 //	receive_linux.go        a Receiver: recv(2), recvmsg(2) for control records
-//	probe_linux.go          what this kernel can, found by trying
+//	probe_linux.go          what this kernel can, found by trying (probe/)
+//	device_linux.go         whether a network device has the records
 //
 // Neither half locks: package aftls does, one lock for each direction. Only Refresh
 // may be called beside everything else.

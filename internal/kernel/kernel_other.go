@@ -15,8 +15,14 @@ func Attach(c net.Conn, ask bool) (*Socket, error) {
 // Splice is for Linux only.
 type Splice struct{}
 
+// NewSpliceTo returns none.
+func NewSpliceTo() *Splice { return nil }
+
 // Close does nothing.
 func (*Splice) Close() {}
+
+// Devices reports none.
+func Devices(local, remote net.Addr) (send, receive bool) { return false, false }
 
 // CanRekey reports false.
 func CanRekey() bool { return false }

@@ -1,76 +1,37 @@
 package kernel
 
 import (
-	"net"
+	"errors"
 	"sync"
 
-	"github.com/aftls/aftls/record"
+	"github.com/aftls/aftls/internal/kernel/probe"
+	"golang.org/x/sys/unix"
 )
 
-var rekeys struct {
+// can is what this kernel can, tried on a connection of this process to itself, until
+// the kernel has answered.
+type can struct {
 	sync.Mutex
-	known, can bool
+	known, yes bool
 }
+
+func (c *can) ask(try func() error, refused error) bool {
+	c.Lock()
+	defer c.Unlock()
+	if !c.known {
+		err := try()
+		c.yes = err == nil
+		c.known = c.yes || errors.Is(err, refused)
+	}
+	return c.yes
+}
+
+var rekeys, limits can
 
 // CanRekey reports whether this kernel takes a second key in TLS 1.3, as kernels
-// since 6.14 do, and older ones that a distribution has mended. It is tried on a
-// connection of this process to itself, until the kernel has answered.
-func CanRekey() bool {
-	rekeys.Lock()
-	defer rekeys.Unlock()
-	if !rekeys.known {
-		err := tryRekey()
-		rekeys.can = err == nil
-		rekeys.known = rekeys.can || err == ErrNoRekey
-	}
-	return rekeys.can
-}
+// since 6.14 do, and older ones that a distribution has mended.
+func CanRekey() bool { return rekeys.ask(probe.Rekey, unix.EBUSY) }
 
-func tryRekey() error {
-	a, b, err := loopback()
-	if err != nil {
-		return err
-	}
-	defer a.Close()
-	defer b.Close()
-	s, err := Attach(a, false)
-	if err != nil {
-		return err
-	}
-	k, err := record.TrafficKeys(0x1301, make([]byte, 32))
-	if err != nil {
-		return err
-	}
-	snd, err := NewSender(s, k, 0, nil)
-	if err != nil {
-		return err
-	}
-	if k, err = k.Next(); err != nil {
-		return err
-	}
-	return snd.SetKeys(k)
-}
-
-// loopback returns both ends of a connection of this process to itself.
-func loopback() (a, b net.Conn, err error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		if ln, err = net.Listen("tcp", "[::1]:0"); err != nil {
-			return nil, nil, err
-		}
-	}
-	defer ln.Close()
-	if a, err = net.Dial("tcp", ln.Addr().String()); err != nil {
-		return nil, nil, err
-	}
-	for {
-		if b, err = ln.Accept(); err != nil {
-			a.Close()
-			return nil, nil, err
-		}
-		if b.RemoteAddr().String() == a.LocalAddr().String() {
-			return a, b, nil
-		}
-		b.Close() // somebody else
-	}
-}
+// canLimit reports whether this kernel makes records shorter than 16384 bytes, as
+// kernels since 6.19 do.
+func canLimit() bool { return limits.ask(probe.PayloadLimit, unix.ENOPROTOOPT) }

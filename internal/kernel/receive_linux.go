@@ -40,6 +40,7 @@ type Receiver struct {
 	// Of the call under way, kept so that it does not allocate.
 	p       []byte
 	how     how
+	into    int // the pipe of single
 	n       int
 	got     record.ContentType
 	gotErr  error
@@ -286,7 +287,7 @@ func (r *Receiver) tryReceive(fd uintptr) bool {
 		case plain:
 			r.n, r.gotErr = r.sys.recv(int(fd), p, unix.MSG_DONTWAIT)
 		case single:
-			r.n, r.gotErr = r.sys.splice(int(fd), r.pipe.w, record.MaxPlaintext, unix.SPLICE_F_NONBLOCK)
+			r.n, r.gotErr = r.sys.splice(int(fd), r.into, record.MaxPlaintext, unix.SPLICE_F_NONBLOCK)
 		default:
 			if p == nil {
 				p = r.lend()
@@ -392,23 +393,57 @@ func (r *Receiver) takeRecord(wait bool) error {
 		}
 		r.pipe = p
 	}
-	n, err := r.receive(single, nil, wait)
-	switch {
-	case err == unix.EINVAL: // a control record is next, or one of a wrong version
-		if err := r.takeTyped(false); err != unix.EAGAIN {
-			return err
-		}
-		return unix.EINVAL // of which the kernel tells once
-	case err != nil || n == 0:
+	n, err := r.spliceRecord(r.pipe, wait)
+	if err != nil || n == 0 {
 		return err
 	}
 	b := r.lend()[:n]
 	if err := r.pipe.read(b); err != nil {
 		return err
 	}
-	r.typ, r.payload, r.empty = record.ApplicationData, b, 0
-	r.note(n)
+	r.typ, r.payload = record.ApplicationData, b
 	return nil
+}
+
+// spliceRecord moves one record of data into p. A control record it takes, and then n
+// is 0.
+func (r *Receiver) spliceRecord(p *pipe, wait bool) (n int, err error) {
+	r.into = p.w
+	n, err = r.receive(single, nil, wait)
+	switch {
+	case err == unix.EINVAL: // a control record is next, or one of a wrong version
+		if err := r.takeTyped(false); err != unix.EAGAIN {
+			return 0, err
+		}
+		return 0, unix.EINVAL // of which the kernel tells once
+	case err == nil && n > 0:
+		r.note(n)
+		r.empty = 0
+	}
+	return n, err
+}
+
+// TrySplice is TryRead into the pipe of x: the data of one record after the other, up
+// to limit bytes, none of which come into this process. The error is [ErrNoSplice]
+// where they have to: for a gate, and where some have come already.
+func (r *Receiver) TrySplice(x *Splice, limit int) (n int, err error) {
+	for n+record.MaxPlaintext <= limit {
+		switch {
+		case n > 0 && r.typ != 0:
+			return n, nil
+		case r.gate.Load() != nil || r.typ == record.ApplicationData:
+			return n, ErrNoSplice
+		case r.typ != 0:
+			return 0, ErrControl
+		case r.err != nil:
+			return n, r.err
+		}
+		m, err := r.spliceRecord(x.pipe, false)
+		if n += m; err != nil {
+			return n, r.failed(err)
+		}
+	}
+	return n, nil
 }
 
 // takeTyped takes what is next with its type. Data that comes so may be of many

@@ -90,14 +90,14 @@ func NewSender(s *Socket, k record.Keys, maxRecords uint64, from *Stats) (*Sende
 	return snd, nil
 }
 
-// TakeSender is NewSender for a socket that has these keys already; queue is what
-// Unsent returned in the process before.
-func TakeSender(s *Socket, k record.Keys, maxRecords uint64, queue []byte) (*Sender, error) {
+// TakeSender is NewSender for a socket that has these keys already; payload and queue
+// are what MaxPayload and Unsent returned in the process before.
+func TakeSender(s *Socket, k record.Keys, maxRecords uint64, payload int, queue []byte) (*Sender, error) {
 	snd := newSender(s, maxRecords, nil)
 	if err := snd.take(k); err != nil {
 		return nil, err
 	}
-	snd.estimate, snd.ramp = k.Seq, 0
+	snd.estimate, snd.ramp, snd.payload = k.Seq, 0, payload
 	return snd, snd.putQueue(queue)
 }
 
@@ -168,15 +168,45 @@ func (s *Sender) rekey() error {
 // while nobody else sends under the same key.
 func (s *Sender) CanRekey() bool { return !s.shared && len(s.keys.Secret) > 0 && CanRekey() }
 
-// SetMaxPayload makes the kernel cut records of at most n bytes of data
-// (TLS_TX_MAX_PAYLOAD_LEN). The error is an [*Unavailable].
-func (s *Sender) SetMaxPayload(n int) error {
+// Limited says why the kernel cannot cut records of at most n bytes of data, or nil.
+// The error is an [*Unavailable].
+func Limited(version uint16, n int) error {
+	if n == record.MaxPlaintext {
+		return nil
+	}
+	if err := limit(version, n); err != nil {
+		return err
+	}
+	if !canLimit() {
+		return optionError(unix.ENOPROTOOPT)
+	}
+	return nil
+}
+
+// limit says why a limit of n bytes is none, or nil.
+func limit(version uint16, n int) error {
 	least := maxMinTLS12
-	if s.keys.Version == record.TLS13 {
+	if version == record.TLS13 {
 		least = maxMinTLS13
 	}
-	if n < least || n > record.MaxPlaintext {
-		return &Unavailable{Reason: fmt.Sprintf("a record holds %d to %d bytes at most, not %d", least, record.MaxPlaintext, n)}
+	if n < 1 || n > record.MaxPlaintext {
+		return record.ErrTooLarge
+	}
+	if n < least {
+		return &Unavailable{Reason: fmt.Sprintf("the kernel makes records of %d to %d bytes at most, not %d", least, record.MaxPlaintext, n)}
+	}
+	return nil
+}
+
+// MaxPayload is how many bytes of data a record holds at most.
+func (s *Sender) MaxPayload() int { return s.payload }
+
+// SetMaxPayload makes the kernel cut records of at most n bytes of data
+// (TLS_TX_MAX_PAYLOAD_LEN). What no record can hold is [record.ErrTooLarge]; other
+// errors are an [*Unavailable].
+func (s *Sender) SetMaxPayload(n int) error {
+	if err := limit(s.keys.Version, n); err != nil {
+		return err
 	}
 	var b [2]byte
 	binary.NativeEndian.PutUint16(b[:], uint16(n))

@@ -129,7 +129,7 @@ func TestControlRecordHasItsType(t *testing.T) {
 // in their place.
 func TestCommittedRecordsGoFirst(t *testing.T) {
 	f, s := newTestSender(t, 0)
-	rekeys.known, rekeys.can = true, true
+	rekeys.known, rekeys.yes = true, true
 	defer func() { rekeys.known = false }()
 	f.sends = []answer{{0, unix.EAGAIN}}
 	update := []byte{24, 0, 0, 1, 0}
@@ -177,7 +177,7 @@ func TestQueueMovesAlong(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.expired = false
-	moved, err := TakeSender(s.Socket, k, 0, s.Unsent())
+	moved, err := TakeSender(s.Socket, k, 0, s.MaxPayload(), s.Unsent())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestQueueMovesAlong(t *testing.T) {
 		t.Errorf("%q, epoch %d", f.sent, moved.Stats().Epoch.Load())
 	}
 	k.Seq += 7
-	if _, err := TakeSender(s.Socket, k, 0, nil); err != errForeign {
+	if _, err := TakeSender(s.Socket, k, 0, record.MaxPlaintext, nil); err != errForeign {
 		t.Errorf("keys that the kernel does not have: %v", err)
 	}
 }

@@ -84,12 +84,7 @@ func TestAbsentIsRemembered(t *testing.T) {
 	if !absent.Load() {
 		t.Error("forgotten")
 	}
-	a, b, err := loopback()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	defer b.Close()
+	a, _ := loopback(t)
 	if _, err := Attach(a, false); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("asked again: %v", err)
 	}
@@ -175,4 +170,22 @@ func TestClosedHalvesHaveNoKeys(t *testing.T) {
 	if _, err := r.Read(make([]byte, 1)); err != net.ErrClosed {
 		t.Error(err)
 	}
+}
+
+// loopback returns both ends of a connection of this process to itself.
+func loopback(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	if a, err = net.Dial("tcp", ln.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if b, err = ln.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
 }

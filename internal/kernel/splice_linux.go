@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"io"
+	"net"
 	"os"
 	"syscall"
 
@@ -42,6 +43,46 @@ func NewSplice(s *Sender) *Splice {
 	return x
 }
 
+// NewSpliceTo returns a Splice for TrySplice and Drain.
+func NewSpliceTo() *Splice {
+	p, err := newPipe()
+	if err != nil {
+		return nil
+	}
+	x := &Splice{pipe: p, sys: system}
+	x.drain = x.tryDrain
+	return x
+}
+
+// Drain gives w the n bytes that x holds. to is its descriptor. The error is
+// [ErrNoSplice] where w does not take them so: then w was given all n, with the help of
+// Write, and does not take the next ones either.
+func (x *Splice) Drain(w io.Writer, to syscall.RawConn, n int) (int, error) {
+	x.left, x.took, x.err = n, 0, nil
+	err := to.Write(x.drain)
+	if err == nil {
+		err = x.err
+	}
+	switch errno := errnoOf(err); {
+	case err == nil:
+		return n, nil
+	case errno != 0 && (x.took > 0 || !sourceRefused(errno)):
+		return x.took, os.NewSyscallError("splice", errno)
+	case timeout(err) || errors.Is(err, os.ErrClosed) || errors.Is(err, net.ErrClosed):
+		return x.took, err
+	}
+	// Nothing waits for this descriptor, or the kernel does not splice to it.
+	b := make([]byte, n-x.took)
+	if err := x.pipe.read(b); err != nil {
+		return x.took, err
+	}
+	m, err := w.Write(b)
+	if err == nil {
+		err = ErrNoSplice
+	}
+	return x.took + m, err
+}
+
 // Close gives the pipe back.
 func (x *Splice) Close() { x.pipe.close() }
 
@@ -49,8 +90,12 @@ func (x *Splice) Close() { x.pipe.close() }
 // io.EOF at its end, and [ErrNoSplice] for a source that is not for splice(2).
 func (x *Splice) Fill(src syscall.RawConn, max int) (n int, err error) {
 	x.left, x.took, x.err = max, 0, nil
-	if err := src.Read(x.fill); err != nil {
+	switch err := src.Read(x.fill); {
+	case err == nil:
+	case timeout(err) || errors.Is(err, os.ErrClosed) || errors.Is(err, net.ErrClosed):
 		return 0, err
+	default: // it has nothing now, and nothing waits for this descriptor: it blocks
+		return 0, ErrNoSplice
 	}
 	switch {
 	case x.err != nil && sourceRefused(x.err):

@@ -1,10 +1,15 @@
 package kernel
 
 import (
+	"bytes"
 	"errors"
 	"io"
+	"net"
 	"os"
+	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -106,4 +111,80 @@ func TestSpliceAndGate(t *testing.T) {
 	if NewSplice(s) != nil {
 		t.Error("a splice past the gate")
 	}
+}
+
+// Drain gives all to the writer, by splice(2) where something waits for it, and else by
+// Write, of which it tells.
+func TestDrain(t *testing.T) {
+	held := func(t *testing.T, s string) *Splice {
+		x := NewSpliceTo()
+		if x == nil {
+			t.Fatal("no pipe")
+		}
+		t.Cleanup(x.Close)
+		if _, err := unix.Write(x.pipe.w, []byte(s)); err != nil {
+			t.Fatal(err)
+		}
+		return x
+	}
+	raw := func(c syscall.Conn) syscall.RawConn {
+		r, err := c.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	t.Run("a connection", func(t *testing.T) {
+		a, b := loopback(t)
+		if n, err := held(t, "words").Drain(a, raw(a.(*net.TCPConn)), 5); n != 5 || err != nil {
+			t.Error(n, err)
+		}
+		got := make([]byte, 5)
+		if _, err := io.ReadFull(b, got); err != nil || string(got) != "words" {
+			t.Errorf("%q, %v", got, err)
+		}
+	})
+	t.Run("a deadline", func(t *testing.T) {
+		a, _ := loopback(t)
+		a.SetWriteDeadline(time.Unix(1, 0))
+		if n, err := held(t, "words").Drain(a, raw(a.(*net.TCPConn)), 5); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error(n, err)
+		}
+	})
+	t.Run("nothing waits", func(t *testing.T) {
+		var p [2]int
+		if err := unix.Pipe(p[:]); err != nil {
+			t.Fatal(err)
+		}
+		r, w := os.NewFile(uintptr(p[0]), "r"), os.NewFile(uintptr(p[1]), "w")
+		defer r.Close()
+		defer w.Close()
+		full := bytes.Repeat([]byte("x"), 64<<10)
+		if _, err := w.Write(full); err != nil {
+			t.Fatal(err)
+		}
+		got := make(chan []byte)
+		go func() {
+			b, _ := io.ReadAll(r)
+			got <- b
+		}()
+		n, err := held(t, "words").Drain(w, raw(w), 5)
+		w.Close()
+		if b := <-got; n != 5 || err != nil && err != ErrNoSplice || len(b) != len(full)+5 || string(b[len(full):]) != "words" {
+			t.Errorf("%d, %v, and %d bytes came", n, err, len(b))
+		}
+	})
+	t.Run("not for splice", func(t *testing.T) {
+		w, err := os.OpenFile(filepath.Join(t.TempDir(), "f"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600) // which splice(2) refuses
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer w.Close()
+		if n, err := held(t, "words").Drain(w, raw(w), 5); n != 5 || err != ErrNoSplice {
+			t.Error(n, err)
+		}
+		if b, err := os.ReadFile(w.Name()); string(b) != "words" || err != nil {
+			t.Errorf("%q, %v", b, err)
+		}
+	})
 }

@@ -99,6 +99,14 @@ func (s *Sender) SetMaxPayload(n int) error {
 	return nil
 }
 
+// MaxPayload is how many bytes of data a record holds at most.
+func (s *Sender) MaxPayload() int {
+	if s.most == 0 {
+		return record.MaxPlaintext
+	}
+	return s.most
+}
+
 // Limits returns the maxRecords and padding that the sender was made with.
 func (s *Sender) Limits() (maxRecords uint64, padding int) { return s.max, s.pad }
 

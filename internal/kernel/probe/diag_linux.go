@@ -40,6 +40,7 @@ type Socket struct {
 // From linux/inet_diag.h and linux/tls.h.
 const (
 	diagReqLen   = 56 // struct inet_diag_req_v2
+	diagReqID    = 8  // where struct inet_diag_sockid is in it
 	diagMsgLen   = 72 // struct inet_diag_msg
 	diagSockID   = 4  // where struct inet_diag_sockid is in the latter
 	diagInfo     = 2
@@ -75,6 +76,34 @@ func Sockets() ([]Socket, error) {
 		}
 	}
 	return all, nil
+}
+
+// SocketOf returns the TLS socket of this network namespace that has these addresses.
+// The error Is [unix.ENOENT] where there is no such connection, and [ErrNetlink] where
+// it is no TLS socket or the kernel does not say so.
+func SocketOf(local, remote netip.AddrPort) (Socket, error) {
+	a, b := local.Addr().Unmap(), remote.Addr().Unmap()
+	family := byte(unix.AF_INET)
+	if a.Is6() {
+		family = unix.AF_INET6
+	}
+	req := socketsOf(family)
+	id := req[diagReqID:]
+	binary.BigEndian.PutUint16(id, local.Port())
+	binary.BigEndian.PutUint16(id[2:], remote.Port())
+	copy(id[4:20], a.AsSlice())
+	copy(id[20:36], b.AsSlice())
+	copy(id[40:48], "\xff\xff\xff\xff\xff\xff\xff\xff") // INET_DIAG_NOCOOKIE: whatever its cookie is
+	messages, err := ask(unix.NETLINK_SOCK_DIAG, unix.SOCK_DIAG_BY_FAMILY, 0, req)
+	if err != nil {
+		return Socket{}, err
+	}
+	for _, m := range messages {
+		if s, ok, err := parseSocket(m.Data); ok || err != nil {
+			return s, err
+		}
+	}
+	return Socket{}, fmt.Errorf("%w: it has no TLS socket", ErrNetlink)
 }
 
 // socketsOf is the struct inet_diag_req_v2 that asks for all TCP sockets of a family.

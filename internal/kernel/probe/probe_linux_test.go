@@ -3,6 +3,7 @@ package probe
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 	"strings"
@@ -120,6 +121,23 @@ func TestLivingSocketIsFound(t *testing.T) {
 	name, err := unix.Getsockname(p.a)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		peer, err := unix.Getpeername(p.a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := func(a unix.Sockaddr) netip.AddrPort {
+			v4 := a.(*unix.SockaddrInet4)
+			return netip.AddrPortFrom(netip.AddrFrom4(v4.Addr), uint16(v4.Port))
+		}
+		s, err := SocketOf(address(name), address(peer))
+		if err != nil || s.Local != address(name) || s.Remote != address(peer) || s.TX != Software || s.RX != Base {
+			t.Errorf("asked for alone: %+v, %v", s, err)
+		}
+		if s, err := SocketOf(address(name), address(name)); !errors.Is(err, unix.ENOENT) {
+			t.Errorf("no connection: %+v, %v", s, err)
+		}
 	}
 	all, err := Sockets()
 	if err != nil {

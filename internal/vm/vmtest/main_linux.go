@@ -4,14 +4,16 @@
 //	CGO_ENABLED=0 go run ./internal/vm/vmtest ./internal/kernel .=Kernel
 //
 // runs all tests of internal/kernel, and those of the root whose names match Kernel.
-// It boots each kernel once. The whole output of each package is in a file of its
-// own, whose name is printed where something failed.
+// It boots each kernel once, two at a time. The whole output of each package is in a
+// file of its own, whose name is printed where something failed. A second table has
+// the tests: those at the top, or with a REGEXP that has slashes the parts below it.
 //
 // In the guest AFTLS_EXPECT has the word kernel, and the names of the tools that are
 // there: there a test must not skip for the want of one.
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -21,7 +23,9 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -30,7 +34,11 @@ import (
 )
 
 // testTimeout is for one package in one kernel, under emulation.
-const testTimeout = 5 * time.Minute
+const testTimeout = 9 * time.Minute
+
+// atOnce is how many guests run at a time. An emulated processor takes a real one: more
+// of them than there are make each other's tests wait.
+const atOnce = 2
 
 // grace is for the test binary, to say which test hangs.
 const grace = 30 * time.Second
@@ -49,6 +57,14 @@ func main() {
 type suite struct {
 	pkg, name, dir, pattern string
 	binary                  string
+}
+
+// depth is how many slashes the names of the tests have that are rows of a table.
+func (s suite) depth() int {
+	if n := strings.Count(s.pattern, "/"); n > 0 {
+		return n + 1
+	}
+	return 0
 }
 
 func run(ctx context.Context, args []string) error {
@@ -100,15 +116,25 @@ func run(ctx context.Context, args []string) error {
 	}
 	env := []string{"AFTLS_EXPECT=" + strings.Join(expect, ",")}
 	cells := make([][]*result, len(kernels))
+	slots := make(chan struct{}, atOnce)
+	var wg sync.WaitGroup
 	for i, k := range kernels {
-		m.Kernel = k
-		if cells[i], err = inKernel(ctx, m, self, env, suites); err != nil {
-			fmt.Fprintf(os.Stderr, "vmtest: %v\n", err) // the table shows what did not run
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			m := m
+			m.Kernel = k
+			var err error
+			if cells[i], err = inKernel(ctx, m, self, env, suites); err != nil {
+				fmt.Fprintf(os.Stderr, "vmtest: %v\n", err) // the table shows what did not run
+			}
+			<-slots
+		})
 	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	tests(os.Stdout, kernels, suites, cells)
 	return table(os.Stdout, kernels, suites, cells)
 }
 
@@ -118,6 +144,12 @@ func build(ctx context.Context, dir string, args []string) ([]suite, error) {
 	for i, a := range args {
 		pkg, pattern, _ := strings.Cut(a, "=")
 		s := suite{pkg: pkg, pattern: pattern, binary: filepath.Join(dir, fmt.Sprint(i)+".test")}
+		if j := slices.IndexFunc(suites, func(other suite) bool { return other.pkg == pkg }); j >= 0 {
+			s = suites[j]
+			s.pattern = pattern
+			suites = append(suites, s)
+			continue
+		}
 		out, err := exec.CommandContext(ctx, "go", "list", "-f", "{{.ImportPath}}\n{{.Module.Path}}\n{{.Dir}}", pkg).Output()
 		if err != nil {
 			return nil, fmt.Errorf("go list %s: %w", pkg, err)
@@ -168,15 +200,53 @@ func inKernel(ctx context.Context, m vm.Machine, self string, env []string, suit
 	}
 	exits, err := m.Run(ctx, self, programs...)
 	for i, e := range exits {
-		if err := results[i].read(e); err != nil {
+		if err := results[i].read(e, suites[i].depth()); err != nil {
 			return nil, err
 		}
-		results[i].report(os.Stdout, m.Kernel, suites[i])
+		var b bytes.Buffer // guests report at the same time
+		results[i].report(&b, m.Kernel, suites[i])
+		os.Stdout.Write(b.Bytes())
 	}
 	for i := len(exits); i < len(results); i++ {
 		results[i].missing = true
 	}
 	return results, err
+}
+
+// tests prints a row for each test.
+func tests(w io.Writer, kernels []vm.Kernel, suites []suite, cells [][]*result) {
+	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprint(tw, "test")
+	for _, k := range kernels {
+		fmt.Fprint(tw, "\t", k.Release)
+	}
+	fmt.Fprintln(tw)
+	for i, s := range suites {
+		var names []string
+		for j := range kernels {
+			if cells[j] == nil {
+				continue
+			}
+			for _, t := range cells[j][i].tests {
+				if !slices.Contains(names, t.name) {
+					names = append(names, t.name)
+				}
+			}
+		}
+		for _, name := range names {
+			fmt.Fprint(tw, s.name, " ", name)
+			for j := range kernels {
+				var r *result
+				if cells[j] != nil {
+					r = cells[j][i]
+				}
+				fmt.Fprint(tw, "\t", r.test(name))
+			}
+			fmt.Fprintln(tw)
+		}
+	}
+	fmt.Fprintln(tw)
+	tw.Flush()
 }
 
 // table prints what came out, and returns an error if anything is not as it should.

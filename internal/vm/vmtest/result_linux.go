@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/aftls/aftls/internal/vm"
@@ -18,30 +19,52 @@ type result struct {
 	passed, lack int // lack: what this kernel does not have, as the tests say
 	failed       []string
 	skips        []string // with the reason
+	tests        []test   // in the order in which they ended
 	log          string
+}
+
+// A test is one row of the second table.
+type test struct {
+	name, verdict string
+	seconds       string
+	lacks         bool // something, as it says
+}
+
+func (t *test) String() string {
+	if t == nil {
+		return "-"
+	}
+	s := map[string]string{"PASS": "ok", "FAIL": "FAILED", "SKIP": "skipped"}[t.verdict]
+	if t.lacks {
+		s += ", not there"
+	}
+	return s + " " + t.seconds
 }
 
 // notThere is what a test writes when it has proven that the kernel lacks something.
 const notThere = "not there"
 
 var (
-	verdict  = regexp.MustCompile(`^( *)--- (PASS|FAIL|SKIP): (\S+)`)
+	verdict  = regexp.MustCompile(`^( *)--- (PASS|FAIL|SKIP): (\S+)(?: \((\S+)\))?`)
+	begins   = regexp.MustCompile(`^=== (?:RUN|NAME|CONT) +(\S+)`)
 	location = regexp.MustCompile(`^\s+\S+\.go:\d+: `)
 )
 
-// read counts what the log of the tests says.
-func (r *result) read(e vm.Exit) error {
+// read counts what the log of the tests says. Tests of the given depth are rows.
+func (r *result) read(e vm.Exit, depth int) error {
 	r.exit = e
 	f, err := os.Open(r.log)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return r.count(f)
+	return r.count(f, depth)
 }
 
-func (r *result) count(log io.Reader) error {
+func (r *result) count(log io.Reader, depth int) error {
 	var last string // the reason of a skip stands in the line before the verdict
+	var lacking []string
+	name := "" // of the test that speaks
 	lines := bufio.NewScanner(log)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
@@ -50,13 +73,21 @@ func (r *result) count(log io.Reader) error {
 			last = strings.TrimSpace(line)
 			if strings.Contains(line, notThere) {
 				r.lack++
+				lacking = append(lacking, name+"/")
 			}
+		}
+		if m := begins.FindStringSubmatch(line); m != nil {
+			name = m[1]
 		}
 		m := verdict.FindStringSubmatch(line)
 		if m == nil {
 			continue
 		}
 		part := m[1] != "" // of a test that has a verdict of its own
+		if strings.Count(m[3], "/") == depth {
+			r.tests = append(r.tests, test{name: m[3], verdict: m[2], seconds: m[4],
+				lacks: slices.ContainsFunc(lacking, func(l string) bool { return strings.HasPrefix(l, m[3]+"/") })})
+		}
 		switch {
 		case m[2] == "SKIP":
 			r.skips = append(r.skips, m[3]+": "+last)
@@ -67,6 +98,19 @@ func (r *result) count(log io.Reader) error {
 		}
 	}
 	return lines.Err()
+}
+
+// test is the row with this name, nil where there is none.
+func (r *result) test(name string) *test {
+	if r == nil {
+		return nil
+	}
+	for i := range r.tests {
+		if r.tests[i].name == name {
+			return &r.tests[i]
+		}
+	}
+	return nil
 }
 
 // good: it ran, and nothing failed. That no test ran is not good either.

@@ -36,7 +36,7 @@ func TestCount(t *testing.T) {
 		{"PASS\n", vm.Exit{}, false, "FAILED: no test ran"},
 	} {
 		r := &result{exit: c.exit}
-		if err := r.count(strings.NewReader(c.log)); err != nil {
+		if err := r.count(strings.NewReader(c.log), 0); err != nil {
 			t.Fatal(err)
 		}
 		if r.good() != c.good || r.String() != c.says {
@@ -44,8 +44,11 @@ func TestCount(t *testing.T) {
 		}
 	}
 	r := &result{}
-	if err := r.count(strings.NewReader(someTests)); err != nil || len(r.skips) != 1 || !strings.Contains(r.skips[0], "TestThree: three_test.go:5: the program curl") {
+	if err := r.count(strings.NewReader(someTests), 0); err != nil || len(r.skips) != 1 || !strings.Contains(r.skips[0], "TestThree: three_test.go:5: the program curl") {
 		t.Errorf("%v, %v", r.skips, err)
+	}
+	if len(r.tests) != 3 || r.tests[0].String() != "ok, not there 0.01s" || r.tests[1].String() != "ok 0.02s" || r.test("TestThree").String() != "skipped 0.00s" || r.test("none").String() != "-" {
+		t.Errorf("%+v", r.tests)
 	}
 	for _, r := range []*result{nil, {missing: true}} {
 		if r.good() || r.String() != "did not run" {
@@ -77,7 +80,7 @@ func TestReportShowsTheFailure(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &result{log: log}
-	if err := r.read(vm.Exit{Code: 1}); err != nil {
+	if err := r.read(vm.Exit{Code: 1}, 0); err != nil {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer

@@ -370,19 +370,24 @@ func TestMoreStreamsThanOneConnectionHas(t *testing.T) {
 	s.start()
 	c := s.client("h2")
 	var wg sync.WaitGroup
+	failed := make(chan struct{}, 7)
 	for range 7 {
 		wg.Go(func() {
 			resp, err := c.Get(s.url("/"))
 			if err != nil {
 				t.Error(err)
+				failed <- struct{}{}
 				return
 			}
 			io.Copy(io.Discard, resp.Body)
 			resp.Body.Close()
 		})
-	}
-	for range 7 {
-		<-h.begun
+		// One after the other, as http2 knows the limit of a connection only when the
+		// server's settings have come.
+		select {
+		case <-h.begun:
+		case <-failed:
+		}
 	}
 	close(h.release)
 	wg.Wait()

@@ -5,9 +5,10 @@ GO      ?= go
 FUZZFOR ?= 20s
 LOG     := $(or $(TMPDIR),/tmp)/aftls-test.log
 
-# What runs in real kernels: PACKAGE, or PACKAGE=REGEXP for some of its tests.
+# What runs in real kernels: PACKAGE, or PACKAGE=REGEXP for some of its tests. The
+# contract suite takes minutes for each: make test-kernel KERNEL_TESTS='.=TestContract/kernel'.
 KERNEL_TESTS ?= ./internal/kernel ./internal/kernel/probe ./features './cmd/aftls=Doctor|TestKernel' \
-	'.=TestKernel|TestPlaintextFile(Both|Peer|Is|Of)' '.=TestContract/kernel'
+	'.=TestKernel|TestPlaintextFile(Both|Peer|Is|Of)'
 
 .PHONY: test unit race variants interop screenshot smoke vet cross lint fuzz bench newest-go test-kernel
 

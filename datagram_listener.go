@@ -207,13 +207,8 @@ func (l *DatagramListener) run() {
 	arrivals := soft.NewArrivals(l.port)
 	defer arrivals.Drop()
 	var last lastRoute
-	defer last.settle()
 	for {
-		d, from, ok, err := arrivals.Next(false)
-		if !ok {
-			last.settle()
-			d, from, _, err = arrivals.Next(true)
-		}
+		d, from, _, err := arrivals.Next(true)
 		if err != nil {
 			select {
 			case <-l.done:

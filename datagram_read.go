@@ -189,9 +189,7 @@ func (c *DatagramConn) open(from soft.Path) (payload []byte, ok bool) {
 		c.dropped(err)
 		return nil, false
 	}
-	if !c.active.Load() { // a store that others see costs as much as a short copy
-		c.active.Store(true)
-	}
+	c.active.Store(true)
 	if len(c.cid) > 0 {
 		c.heardFrom(from, rec.Newest, size)
 	}
@@ -284,11 +282,17 @@ func (c *DatagramConn) abort(err error, alert record.Alert) {
 }
 
 // receive takes a datagram of the shared carrier: the listener's part of a Read.
-// It does not wait, and keeps nothing of d. It runs under rmu, and whoever unlocks
-// it wakes a reader.
-func (c *DatagramConn) receive(d []byte, from soft.Path) {
+// It does not wait, and keeps nothing of d. It reports whether the queue has just
+// become crowded.
+func (c *DatagramConn) receive(d []byte, from soft.Path) bool {
+	c.rmu.Lock()
 	c.answered = false
+	before := c.queue.Crowded()
 	c.queueAll(d, from)
+	crowded := !before && c.queue.Crowded()
+	c.rmu.Unlock()
+	c.wake()
+	return crowded
 }
 
 // receiveEarly takes the records that came for the association while the

@@ -37,31 +37,11 @@ func (s *datagramSlot) giveUp(err error) {
 }
 
 // lastRoute is where the datagram before went. Data in a run from one peer goes
-// there again without a look into the tables, until they change, and with the lock
-// of the association kept, until the run ends or whoever receives would wait.
+// there again without a look into the tables, until they change.
 type lastRoute struct {
 	c       *DatagramConn
 	from    soft.Path
 	changes uint64
-	held    bool // c.rmu
-	crowded bool // c's queue was, when it was locked
-}
-
-// hold locks the association.
-func (r *lastRoute) hold() {
-	if !r.held {
-		r.c.rmu.Lock()
-		r.held, r.crowded = true, r.c.queue.Crowded()
-	}
-}
-
-// settle lets readers of the association have what came for it.
-func (r *lastRoute) settle() {
-	if r.held {
-		r.held = false
-		r.c.rmu.Unlock()
-		r.c.wake()
-	}
 }
 
 func (l *DatagramListener) again(r *lastRoute, d []byte, from soft.Path) bool {
@@ -82,24 +62,15 @@ func (l *DatagramListener) route(d []byte, from soft.Path, last *lastRoute) {
 	if l.again(last, d, from) {
 		c = last.c
 	} else {
-		last.settle()
 		c, shaking = l.whose(d, from, last)
 	}
 	switch {
-	case c != nil && c == last.c:
-		last.hold()
-		c.receive(d, from)
-		if !last.crowded && c.queue.Crowded() {
+	case c != nil:
+		if c.receive(d, from) {
 			// More may be there than the queue has room for, and its reader may
 			// wait for nothing but the processor.
-			last.settle()
 			runtime.Gosched()
 		}
-	case c != nil:
-		c.rmu.Lock()
-		c.receive(d, from)
-		c.rmu.Unlock()
-		c.wake()
 	case shaking:
 	case isClientHello(d):
 		l.begin(d, from)
@@ -144,7 +115,7 @@ func (l *DatagramListener) whose(d []byte, from soft.Path, last *lastRoute) (c *
 		}
 		s.h.Push(d)
 	} else if c != nil {
-		*last = lastRoute{c: c, from: from, changes: l.changes.Load()}
+		*last = lastRoute{c, from, l.changes.Load()}
 	}
 	return c, s != nil
 }

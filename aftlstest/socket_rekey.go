@@ -280,7 +280,7 @@ func keyLimit12(t *testing.T, x subject) {
 var info = []promise{
 	{"Info counts records, bytes, keys and numbers", both, infoNumbers},
 	{"Info says what was negotiated and who does the work", both, infoNames},
-	{"Info waits for nobody", both | oneOnly, infoWaitsNot},
+	{"Info waits for nobody", both, infoWaitsNot},
 }
 
 func infoNumbers(t *testing.T, x subject) {

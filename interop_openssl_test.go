@@ -114,6 +114,11 @@ func pipeServer(t *testing.T, id identity, config *tls.Config, opt aftls.Options
 func direct(addr string) string { return addr }
 
 func TestOpenSSLSuites(t *testing.T) {
+	opensslSuites(t, aftls.Options{}, func(*testing.T, *aftls.Conn) {})
+}
+
+// opensslSuites tries every suite in both roles.
+func opensslSuites(t *testing.T, opt aftls.Options, ended func(*testing.T, *aftls.Conn)) {
 	aftlstest.Need(t, "openssl")
 	ec, rsa := ecdsaIdentity(t), rsaIdentity(t)
 	const n = 200_000
@@ -130,15 +135,17 @@ func TestOpenSSLSuites(t *testing.T) {
 		}
 		t.Run(suite.name+"/client", func(t *testing.T) {
 			out, in := payload(t, n), payload(t, n)
-			s := serveExchange(t, scfg, aftls.Options{}, out, in)
+			s := serveExchange(t, scfg, opt, out, in)
 			pipeClient(t, id, s.addr, out, in, args...)
 			c := s.next()
 			c.wantEOF()
 			wantSocket(t, c.Conn, suite.version, suite.id)
+			ended(t, c.Conn)
 		})
 		t.Run(suite.name+"/server", func(t *testing.T) {
-			c := pipeServer(t, id, ccfg, aftls.Options{}, direct, n, args...)
+			c := pipeServer(t, id, ccfg, opt, direct, n, args...)
 			wantSocket(t, c, suite.version, suite.id)
+			ended(t, c)
 		})
 	}
 }

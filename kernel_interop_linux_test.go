@@ -1,7 +1,6 @@
 package aftls_test
 
 import (
-	"crypto/tls"
 	"errors"
 	"strings"
 	"testing"
@@ -15,34 +14,7 @@ import (
 // and ours by the kernel.
 func TestKernelOpenSSLSuites(t *testing.T) {
 	aftlstest.NeedKernel(t)
-	aftlstest.Need(t, "openssl")
-	id := ecdsaIdentity(t)
-	const n = 200_000
-	for _, suite := range suites {
-		if suite.rsa { // the records are the same
-			continue
-		}
-		args := []string{"-tls1_3", "-ciphersuites", suite.name}
-		ccfg, scfg := id.client(), id.server()
-		if suite.version == tls.VersionTLS12 {
-			args = []string{"-tls1_2", "-cipher", suite.name}
-			ccfg.CipherSuites, scfg.CipherSuites = []uint16{suite.id}, []uint16{suite.id}
-		}
-		t.Run(suite.name+"/client", func(t *testing.T) {
-			out, in := payload(t, n), payload(t, n)
-			s := serveExchange(t, scfg, kernelOnly, out, in)
-			pipeClient(t, id, s.addr, out, in, args...)
-			c := s.next()
-			c.wantEOF()
-			wantSocket(t, c.Conn, suite.version, suite.id)
-			wantProviders(t, c.Conn, aftls.Kernel, aftls.Kernel)
-		})
-		t.Run(suite.name+"/server", func(t *testing.T) {
-			c := pipeServer(t, id, ccfg, kernelOnly, direct, n, args...)
-			wantSocket(t, c, suite.version, suite.id)
-			wantProviders(t, c, aftls.Kernel, aftls.Kernel)
-		})
-	}
+	opensslSuites(t, kernelOnly, func(t *testing.T, c *aftls.Conn) { wantProviders(t, c, aftls.Kernel, aftls.Kernel) })
 }
 
 // OpenSSL changes its key and asks for ours. A kernel with one key for each direction

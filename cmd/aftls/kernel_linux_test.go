@@ -26,6 +26,7 @@ import (
 type traced struct {
 	*process
 	addr, file string
+	dies       bool // of the signal that ends it: it is none of our commands
 }
 
 // trace starts a server that says where it listens, and has strace note its system
@@ -65,7 +66,10 @@ func (x traced) count(t *testing.T, mark string) (n count) {
 	if pid := childOf(t, x.Process.Pid); pid > 0 {
 		syscall.Kill(pid, syscall.SIGTERM)
 	}
-	<-x.over
+	err := <-x.over
+	if died, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || !x.dies || died.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM) {
+		t.Error(err)
+	}
 	b, err := os.ReadFile(x.file)
 	if err != nil {
 		t.Fatal(err)
@@ -197,6 +201,7 @@ func TestKernelCopies(t *testing.T) {
 		"crypto/tls": {asTestProgram, "files", dir},
 	} {
 		p := trace(t, moving, args...)
+		p.dies = args[0] == asTestProgram
 		c, err := tls.Dial("tcp", p.addr, &tls.Config{InsecureSkipVerify: true})
 		if err != nil {
 			t.Fatal(err)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,10 +33,7 @@ func newKernelSite(t *testing.T) kernelSite {
 	for i := range s.big {
 		s.big[i] &^= 0x40 // no letter: s_client takes some for commands
 	}
-	// The workers of nginx are somebody else.
-	for d := s.dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
-		os.Chmod(d, 0o755)
-	}
+	openToWorkers(s.dir)
 	write(t, filepath.Join(s.dir, "big"), s.big)
 	os.Chmod(filepath.Join(s.dir, "big"), 0o644)
 	cert, key, err := selfSigned(time.Now())
@@ -52,17 +48,6 @@ func newKernelSite(t *testing.T) kernelSite {
 	write(t, s.ca, cert)
 	write(t, s.key, key)
 	return s
-}
-
-// freeAddr is one that nothing listens at, for programs that cannot say which they took.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // ends ends a command that had connections.
@@ -168,7 +153,7 @@ pid %[1]s/pid;
 events { worker_connections 64; }
 http {
 	access_log off;
-	client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
+	%[7]s
 	server {
 		listen %[2]s;
 		listen %[3]s ssl;
@@ -178,24 +163,15 @@ http {
 		root %[6]s;
 	}
 }
-`, prefix, plain, secure, s.ca, s.key, s.dir)
-	for d := prefix; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
-		os.Chmod(d, 0o755)
-	}
+`, prefix, plain, secure, s.ca, s.key, s.dir, nginxPaths(prefix))
+	openToWorkers(prefix)
 	write(t, filepath.Join(prefix, "nginx.conf"), []byte(conf))
 	// The name of the log here is for what it says before it has read its own.
 	aftlstest.Command{Name: exe, Args: []string{"-p", prefix, "-e", filepath.Join(prefix, "error.log"), "-c", filepath.Join(prefix, "nginx.conf")}}.Start(t)
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		c, err := net.Dial("tcp", secure)
-		if err == nil {
-			c.Close()
-			break
-		}
-		if time.Now().After(deadline) {
-			log, _ := os.ReadFile(filepath.Join(prefix, "error.log"))
-			t.Fatalf("nginx never listened: %v\n%s", err, log)
-		}
-	}
+	awaitListener(t, secure, func() string {
+		log, _ := os.ReadFile(filepath.Join(prefix, "error.log"))
+		return string(log)
+	})
 	p, addr := startStreams(t, "proxy", "--to", plain, "--provider", "kernel")
 	s.curl(t, "https://"+addr+"/big", "--tlsv1.3")
 	s.curl(t, "https://"+addr+"/big", "--tlsv1.2", "--tls-max", "1.2")

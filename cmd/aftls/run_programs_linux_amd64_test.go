@@ -108,12 +108,8 @@ func startNginx(t *testing.T) *nginx {
 	exe := aftlstest.Need(t, "nginx")
 	needSupervisor(t)
 	x := &nginx{site: newSite(t), addr: freeAddr(t), prefix: t.TempDir()}
-	// Workers of a master that root started are others.
-	for _, dir := range []string{x.dir, x.prefix} {
-		for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
-			os.Chmod(d, 0o755)
-		}
-	}
+	openToWorkers(x.dir)
+	openToWorkers(x.prefix)
 	os.Chmod(filepath.Join(x.dir, "big"), 0o644)
 	conf := fmt.Sprintf(`
 worker_processes 2;
@@ -123,7 +119,7 @@ events { worker_connections 4096; }
 http {
 	access_log off;
 	sendfile on;
-	client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
+	%[6]s
 	server {
 		listen %[2]s ssl;
 		ssl_certificate %[3]s;
@@ -134,19 +130,10 @@ http {
 		root %[5]s;
 	}
 }
-`, x.prefix, x.addr, x.cert, x.key, x.dir)
+`, x.prefix, x.addr, x.cert, x.key, x.dir, nginxPaths(x.prefix))
 	write(t, filepath.Join(x.prefix, "nginx.conf"), []byte(conf))
 	x.process = start(t, "run", "--stats", "--", exe, "-p", x.prefix, "-c", filepath.Join(x.prefix, "nginx.conf"), "-g", "daemon off;")
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		c, err := net.Dial("tcp", x.addr)
-		if err == nil {
-			c.Close()
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("nginx never listened: %v\n%s", err, x.errors())
-		}
-	}
+	awaitListener(t, x.addr, x.errors)
 	return x
 }
 
